@@ -1,0 +1,274 @@
+//! Name operations in one directory of BACKING.
+
+use super::{Errno, Identity, Stat, identity, proc_path};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, RawMode, RenameFlags, Timestamps, Uid, XattrFlags,
+};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A directory of BACKING, held open. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Dir(Arc<OwnedFd>);
+
+/// One entry of a directory listing.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The name.
+    pub name: OsString,
+    /// The inode number as the directory tells it.
+    pub ino: u64,
+    /// The type as the directory tells it, which may be `Unknown`.
+    pub kind: FileType,
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Dir {
+    /// Opens the root of BACKING by its path: the only path ever used.
+    ///
+    /// # Errors
+    /// What openat(2) says: `ENOENT`, `ENOTDIR`, `EACCES`.
+    pub fn open_root(path: &Path) -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(Arc::new(rustix::fs::open(
+            path,
+            flags,
+            Mode::empty(),
+        )?)))
+    }
+
+    /// Opens a directory in this one.
+    ///
+    /// # Errors
+    /// `ENOTDIR` if the name is something else, a symbolic link included.
+    pub fn open_dir(&self, name: &OsStr) -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(Self(Arc::new(rustix::fs::openat(
+            self,
+            name,
+            flags,
+            Mode::empty(),
+        )?)))
+    }
+
+    /// Stats the directory itself.
+    pub fn stat(&self) -> Result<Stat, Errno> {
+        rustix::fs::statat(self, "", AtFlags::EMPTY_PATH)
+    }
+
+    /// Stats a name in it, without following it.
+    pub fn stat_at(&self, name: &OsStr) -> Result<Stat, Errno> {
+        rustix::fs::statat(self, name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// A descriptor that only names the file: for calls that act on an inode, not on content.
+    ///
+    /// # Errors
+    /// `ESTALE` if the name is no longer that file.
+    pub fn pin(&self, name: &OsStr, expected: Identity) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(self, name, flags, Mode::empty())?;
+        if identity(&rustix::fs::fstat(&fd)?) != expected {
+            return Err(Errno::STALE);
+        }
+        Ok(fd)
+    }
+
+    /// Opens a regular file in it.
+    ///
+    /// # Errors
+    /// `ESTALE` if the name is not, or no longer, the expected file.
+    pub fn open_file(
+        &self,
+        name: &OsStr,
+        flags: OFlags,
+        expected: Identity,
+    ) -> Result<File, Errno> {
+        // O_NONBLOCK: should the name have become a FIFO meanwhile, this must not wait for its
+        // other end.
+        let flags =
+            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::LARGEFILE;
+        let fd = rustix::fs::openat(self, name, flags, Mode::empty()).map_err(|e| match e {
+            Errno::LOOP => Errno::STALE,
+            e => e,
+        })?;
+        if identity(&rustix::fs::fstat(&fd)?) != expected {
+            return Err(Errno::STALE);
+        }
+        Ok(File::from(fd))
+    }
+
+    /// Everything in it but `.` and `..`.
+    pub fn list(&self) -> Result<Vec<Listed>, Errno> {
+        let fd = self.readable()?;
+        let mut buffer = Vec::with_capacity(64 * 1024);
+        let mut entries = Vec::new();
+        let mut raw = rustix::fs::RawDir::new(fd, spare(&mut buffer));
+        while let Some(entry) = raw.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                entries.push(Listed {
+                    name: OsString::from_vec(name.to_vec()),
+                    ino: entry.ino(),
+                    kind: entry.file_type(),
+                });
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Makes its entries durable.
+    pub fn sync(&self) -> Result<(), Errno> {
+        rustix::fs::fsync(self.readable()?)
+    }
+
+    fn readable(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(self, ".", flags, Mode::empty())
+    }
+
+    /// mkdir(2).
+    pub fn make_dir(&self, name: &OsStr, mode: u32) -> Result<(), Errno> {
+        rustix::fs::mkdirat(self, name, Mode::from_raw_mode(mode as RawMode))
+    }
+
+    /// mknod(2); `mode` with the type bits.
+    pub fn make_node(&self, name: &OsStr, mode: u32, rdev: u64) -> Result<(), Errno> {
+        let mode = mode as RawMode;
+        rustix::fs::mknodat(
+            self,
+            name,
+            FileType::from_raw_mode(mode),
+            Mode::from_raw_mode(mode),
+            rdev,
+        )
+    }
+
+    /// symlink(2).
+    pub fn make_symlink(&self, name: &OsStr, target: &Path) -> Result<(), Errno> {
+        rustix::fs::symlinkat(target, self, name)
+    }
+
+    /// readlink(2).
+    pub fn read_link(&self, name: &OsStr) -> Result<Vec<u8>, Errno> {
+        Ok(rustix::fs::readlinkat(self, name, Vec::new())?.into_bytes())
+    }
+
+    /// unlink(2).
+    pub fn unlink(&self, name: &OsStr) -> Result<(), Errno> {
+        rustix::fs::unlinkat(self, name, AtFlags::empty())
+    }
+
+    /// rmdir(2).
+    pub fn remove_dir(&self, name: &OsStr) -> Result<(), Errno> {
+        rustix::fs::unlinkat(self, name, AtFlags::REMOVEDIR)
+    }
+
+    /// link(2): gives the file a second name in `to`.
+    pub fn link(&self, name: &OsStr, to: &Dir, new_name: &OsStr) -> Result<(), Errno> {
+        rustix::fs::linkat(self, name, to, new_name, AtFlags::empty())
+    }
+
+    /// renameat2(2).
+    pub fn rename(
+        &self,
+        name: &OsStr,
+        to: &Dir,
+        new_name: &OsStr,
+        flags: RenameFlags,
+    ) -> Result<(), Errno> {
+        if flags.is_empty() {
+            rustix::fs::renameat(self, name, to, new_name)
+        } else {
+            rustix::fs::renameat_with(self, name, to, new_name, flags)
+        }
+    }
+
+    /// chown(2) of a name, not followed.
+    pub fn chown(&self, name: &OsStr, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
+        rustix::fs::chownat(
+            self,
+            name,
+            uid.map(Uid::from_raw),
+            gid.map(Gid::from_raw),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+    }
+
+    /// utimensat(2) of a name, not followed.
+    pub fn set_times(&self, name: &OsStr, times: &Timestamps) -> Result<(), Errno> {
+        rustix::fs::utimensat(self, name, times, AtFlags::SYMLINK_NOFOLLOW)
+    }
+}
+
+/// chmod(2) of a file held open (also by `O_PATH`).
+pub fn chmod(fd: impl AsFd, mode: u32) -> Result<(), Errno> {
+    let path = proc_path(std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()));
+    rustix::fs::chmod(path, Mode::from_raw_mode(mode as RawMode & 0o7777))
+}
+
+/// getxattr(2) of a file held open (also by `O_PATH`): the whole value.
+///
+/// # Errors
+/// `ENODATA` if it has none, `ENOTSUP` if the file system has no such attributes.
+pub fn xattr(fd: impl AsFd, name: &OsStr) -> Result<Vec<u8>, Errno> {
+    let path = proc_path(std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()));
+    grow(|buffer| rustix::fs::getxattr(&path, name, buffer))
+}
+
+/// listxattr(2) of a file held open (also by `O_PATH`): names, each ended by a NUL byte.
+pub fn xattr_names(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
+    let path = proc_path(std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()));
+    grow(|buffer| rustix::fs::listxattr(&path, buffer))
+}
+
+/// setxattr(2) of a file held open (also by `O_PATH`).
+pub fn set_xattr(fd: impl AsFd, name: &OsStr, value: &[u8], flags: u32) -> Result<(), Errno> {
+    let path = proc_path(std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()));
+    rustix::fs::setxattr(&path, name, value, XattrFlags::from_bits_retain(flags))
+}
+
+/// removexattr(2) of a file held open (also by `O_PATH`).
+pub fn remove_xattr(fd: impl AsFd, name: &OsStr) -> Result<(), Errno> {
+    let path = proc_path(std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()));
+    rustix::fs::removexattr(&path, name)
+}
+
+/// Splits what [`xattr_names`] returned.
+pub fn split_names(list: &[u8]) -> impl Iterator<Item = &OsStr> {
+    list.split(|b| *b == 0)
+        .filter(|name| !name.is_empty())
+        .map(OsStr::from_bytes)
+}
+
+/// Calls an xattr function with a buffer that is large enough.
+fn grow(call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    // The kernel's own limit of a value, and of a list, is 64 KiB (xattr(7)).
+    for size in [256, 4096, 65536] {
+        let mut buffer = vec![0; size];
+        match call(&mut buffer) {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok(buffer);
+            }
+            Err(Errno::RANGE) => continue,
+            Err(e) => return Err(e),
+        }
+    }
+    Err(Errno::TOOBIG)
+}
+
+fn spare(buffer: &mut Vec<u8>) -> &mut [MaybeUninit<u8>] {
+    buffer.spare_capacity_mut()
+}

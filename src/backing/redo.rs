@@ -1,0 +1,193 @@
+//! Rewriting an inode in place, for a file that a rename would tear from its other hard links.
+//!
+//! The version is first made durable under a name in `.latchfs/redo`, then a record beside it
+//! says which inode it is for; only then is the inode rewritten. A crash at any moment leaves
+//! either no record (the inode is untouched) or a record with the whole version, which
+//! [`replay`] copies again: rewriting twice gives the same content.
+
+use super::shadow::{Shadow, copy_data};
+use super::store::{Store, read_file, since_epoch, write_file};
+use super::{Dir, Errno, Identity, dir, identity};
+use rustix::fs::{OFlags, RenameFlags};
+use serde::{Deserialize, Serialize};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+const DATA: &str = ".data";
+const RECORD: &str = ".json";
+
+/// Which inode a version in `.latchfs/redo` is for.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    /// The way from BACKING to the file, as bytes of each component.
+    path: Vec<Vec<u8>>,
+    dev: u64,
+    ino: u64,
+    /// When it was written, for people.
+    time: u64,
+}
+
+/// Makes the inode of `target` hold the content of `shadow`, and returns when that is durable.
+///
+/// `path` is the way from BACKING to the file, for recovery. Readers that have the inode itself
+/// open see it change: give them a copy first.
+///
+/// # Errors
+/// Before the record is durable: the inode is untouched. `ENOSPC` or `EIO` after it: the record
+/// stays, and the next recovery finishes the work.
+pub fn rewrite(
+    store: &Store,
+    shadow: &Shadow,
+    target: &File,
+    path: &[OsString],
+) -> Result<(), Errno> {
+    let id = store.unique_name();
+    let (data, record) = (with_suffix(&id, DATA), with_suffix(&id, RECORD));
+    let who = identity(&rustix::fs::fstat(target)?);
+    let content = Record {
+        path: path.iter().map(|c| c.as_bytes().to_vec()).collect(),
+        dev: who.dev,
+        ino: who.ino,
+        time: since_epoch().as_secs(),
+    };
+    let json = serde_json::to_vec(&content).map_err(|_| Errno::INVAL)?;
+    rustix::fs::fsync(shadow.file())?;
+    shadow.link(store.redo(), &data)?;
+    let announced = announce(store, &record, &json);
+    if announced.is_err() {
+        let _ = store.redo().unlink(&data);
+        return announced;
+    }
+    overwrite(shadow.file(), target)?;
+    forget(store, &id)
+}
+
+/// The record appears whole and durable, after its data.
+fn announce(store: &Store, record: &OsStr, json: &[u8]) -> Result<(), Errno> {
+    let temp = store.unique_name();
+    write_file(store.tmp(), &temp, json)?;
+    store
+        .tmp()
+        .rename(&temp, store.redo(), record, RenameFlags::empty())?;
+    store.redo().sync()
+}
+
+fn overwrite(from: &File, target: &File) -> Result<(), Errno> {
+    let length = rustix::fs::fstat(from)?.st_size as u64;
+    // Emptied first, so that holes of the version are holes of the file.
+    rustix::fs::ftruncate(target, 0)?;
+    copy_data(from, target, length)?;
+    rustix::fs::ftruncate(target, length)?;
+    rustix::fs::fsync(target)
+}
+
+fn forget(store: &Store, id: &OsStr) -> Result<(), Errno> {
+    // The record first: without it the data is only a leftover.
+    store.redo().unlink(&with_suffix(id, RECORD))?;
+    store.redo().unlink(&with_suffix(id, DATA))
+}
+
+/// What [`replay`] did with one record.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// The rewrite was finished.
+    Finished,
+    /// The inode is no longer where it was: the version is kept in `.latchfs/kept`.
+    Kept,
+    /// Data without a record (the inode was never touched): removed.
+    Removed,
+}
+
+/// Finishes what an earlier daemon left in `.latchfs/redo`; for each, what it did and the path.
+///
+/// # Errors
+/// `EIO`, `ENOSPC`: what was not finished stays for the next time.
+pub fn replay(root: &Dir, store: &Store) -> Result<Vec<(Replayed, String)>, Errno> {
+    let mut done = Vec::new();
+    let names: Vec<OsString> = store.redo().list()?.into_iter().map(|e| e.name).collect();
+    for name in &names {
+        let Some(id) = strip(name, RECORD) else {
+            continue;
+        };
+        done.push(replay_one(root, store, &id)?);
+    }
+    for name in &names {
+        // What is still there had no record.
+        if strip(name, DATA).is_some() && store.redo().unlink(name).is_ok() {
+            done.push((Replayed::Removed, name.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(done)
+}
+
+fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String), Errno> {
+    let (data, record) = (with_suffix(id, DATA), with_suffix(id, RECORD));
+    let bytes = read_file(store.redo(), &record)?;
+    let parsed: Option<Record> = serde_json::from_slice(&bytes).ok();
+    let path: Vec<OsString> = parsed
+        .iter()
+        .flat_map(|r| r.path.iter().cloned().map(OsString::from_vec))
+        .collect();
+    let shown = path.join(OsStr::new("/")).to_string_lossy().into_owned();
+    let who = parsed.map(|r| Identity {
+        dev: r.dev,
+        ino: r.ino,
+    });
+    let Some(target) = who.and_then(|who| open_target(root, &path, who)) else {
+        let name = store.unique_name();
+        for (from, suffix) in [(&data, DATA), (&record, RECORD)] {
+            let kept = with_suffix(&name, suffix);
+            store
+                .redo()
+                .rename(from, store.kept(), &kept, RenameFlags::empty())?;
+        }
+        return Ok((Replayed::Kept, shown));
+    };
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let from = rustix::fs::openat(store.redo(), &data, flags, rustix::fs::Mode::empty())?;
+    overwrite(&File::from(from), &target)?;
+    forget(store, id)?;
+    Ok((Replayed::Finished, shown))
+}
+
+fn open_target(root: &Dir, path: &[OsString], who: Identity) -> Option<File> {
+    let (name, parents) = path.split_last()?;
+    let mut at = root.clone();
+    for parent in parents {
+        at = at.open_dir(parent).ok()?;
+    }
+    // After a reboot the device number of the same file system may be another.
+    let stat = at.stat_at(name).ok()?;
+    if stat.st_ino != who.ino {
+        return None;
+    }
+    open_for_rewrite(&at, name, identity(&stat)).ok()
+}
+
+/// Opens an inode to rewrite it, also one that its own mode makes read-only.
+pub fn open_for_rewrite(at: &Dir, name: &OsStr, who: Identity) -> Result<File, Errno> {
+    match at.open_file(name, OFlags::RDWR, who) {
+        Err(Errno::ACCESS) => {
+            // Ours, but mode 0444: the kernel has already judged that the program may write it.
+            let pinned = at.pin(name, who)?;
+            let mode = rustix::fs::fstat(&pinned)?.st_mode;
+            dir::chmod(&pinned, mode | 0o600)?;
+            let opened = at.open_file(name, OFlags::RDWR, who);
+            dir::chmod(&pinned, mode)?;
+            opened
+        }
+        other => other,
+    }
+}
+
+fn with_suffix(id: &OsStr, suffix: &str) -> OsString {
+    let mut name = id.to_owned();
+    name.push(suffix);
+    name
+}
+
+fn strip(name: &OsStr, suffix: &str) -> Option<OsString> {
+    let stem = name.as_bytes().strip_suffix(suffix.as_bytes())?;
+    Some(OsStr::from_bytes(stem).to_owned())
+}

@@ -1,0 +1,262 @@
+//! Shadow files: where a transaction's bytes live until they are published under a name.
+
+use super::store::Store;
+use super::{Dir, Errno, Stat, dir, proc_path};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawMode, RenameFlags, Uid};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+/// A shadow file. It has no name where the file system has `O_TMPFILE` (so that a crash leaves
+/// nothing behind), else a name in `.latchfs/tmp` that recovery removes.
+#[derive(Debug)]
+pub struct Shadow {
+    file: Arc<File>,
+    /// Its name in `.latchfs/tmp`, if it needed one.
+    named: Option<NamedTemp>,
+}
+
+#[derive(Debug)]
+struct NamedTemp {
+    tmp: Dir,
+    name: OsString,
+}
+
+impl Drop for NamedTemp {
+    fn drop(&mut self) {
+        // Gone already if it was published by rename; recovery sees to the rest.
+        let _ = self.tmp.unlink(&self.name);
+    }
+}
+
+impl Shadow {
+    /// Makes an empty shadow for a file of `dir`, with the default ACL and group that a file
+    /// created there by open(2) would get.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EDQUOT`, `EROFS`, ... as creating a file there would give.
+    pub fn create(dir: &Dir, store: &Store, mode: u32) -> Result<Self, Errno> {
+        let mode = Mode::from_raw_mode(mode as RawMode & 0o7777);
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC | OFlags::LARGEFILE;
+        match rustix::fs::openat(dir, ".", flags, mode) {
+            Ok(fd) => Ok(Self {
+                file: Arc::new(File::from(fd)),
+                named: None,
+            }),
+            // EISDIR is what kernels before O_TMPFILE say, see open(2). EACCES: the user may write
+            // the file but not its directory.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::ACCESS) => {
+                let name = store.unique_name();
+                let flags = OFlags::RDWR
+                    | OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::CLOEXEC
+                    | OFlags::LARGEFILE;
+                let fd = rustix::fs::openat(store.tmp(), &name, flags, mode)?;
+                Ok(Self {
+                    file: Arc::new(File::from(fd)),
+                    named: Some(NamedTemp {
+                        tmp: store.tmp().clone(),
+                        name,
+                    }),
+                })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Gives the content the name `name` in `dir`, which must be free.
+    ///
+    /// # Errors
+    /// `EEXIST` if it is not.
+    pub fn link(&self, dir: &Dir, name: &OsStr) -> Result<(), Errno> {
+        match &self.named {
+            // Not linkat: the temporary name must not make the published file look hard-linked.
+            Some(temp) => temp
+                .tmp
+                .rename(&temp.name, dir, name, RenameFlags::NOREPLACE),
+            None => rustix::fs::linkat(
+                rustix::fs::CWD,
+                proc_path(self.file.as_raw_fd()),
+                dir,
+                name,
+                AtFlags::SYMLINK_FOLLOW,
+            ),
+        }
+    }
+
+    /// Makes the content the file `name` of `dir`, in one step for everyone who looks.
+    pub fn replace(&self, dir: &Dir, name: &OsStr, store: &Store) -> Result<(), Errno> {
+        if let Some(temp) = &self.named {
+            return temp.tmp.rename(&temp.name, dir, name, RenameFlags::empty());
+        }
+        // linkat cannot replace, so the last step is a rename from a name of our own.
+        let (tmp, temp_name) = (store.tmp(), store.unique_name());
+        self.link(tmp, &temp_name)?;
+        tmp.rename(&temp_name, dir, name, RenameFlags::empty())
+            .inspect_err(|_| {
+                let _ = tmp.unlink(&temp_name);
+            })
+    }
+}
+
+/// Makes `to`, an empty file, a copy of the first `length` bytes of `from`: by reflink where the
+/// file system can, else in the kernel, keeping holes.
+///
+/// # Errors
+/// `ENOSPC`, `EDQUOT`, `EIO`: `to` is then to be thrown away.
+pub fn clone_content(from: &File, to: &File, length: u64) -> Result<(), Errno> {
+    if length == 0 {
+        return Ok(());
+    }
+    let whole = rustix::fs::fstat(from)?.st_size as u64;
+    if whole == length && rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    copy_data(from, to, length)?;
+    rustix::fs::ftruncate(to, length)
+}
+
+/// Copies the data of the first `length` bytes, skipping holes.
+pub(crate) fn copy_data(from: &File, to: &File, length: u64) -> Result<(), Errno> {
+    use rustix::fs::SeekFrom;
+    let mut start = 0;
+    while start < length {
+        let data = match rustix::fs::seek(from, SeekFrom::Data(start)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => return Ok(()),
+            // No holes told: all of it is data.
+            Err(Errno::INVAL) => start,
+            Err(e) => return Err(e),
+        };
+        let end = match rustix::fs::seek(from, SeekFrom::Hole(data)) {
+            Ok(end) => end.min(length),
+            Err(Errno::INVAL) => length,
+            Err(e) => return Err(e),
+        };
+        copy_range(from, to, data, end)?;
+        start = end.max(data + 1);
+    }
+    Ok(())
+}
+
+fn copy_range(from: &File, to: &File, start: u64, end: u64) -> Result<(), Errno> {
+    use std::os::unix::fs::FileExt;
+    let mut at = start;
+    while at < end {
+        let (mut off_in, mut off_out) = (at, at);
+        let want = usize::try_from((end - at).min(64 << 20)).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(from, Some(&mut off_in), to, Some(&mut off_out), want) {
+            Ok(0) => return Ok(()),
+            Ok(n) => at += n as u64,
+            Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                let mut buffer = vec![0; want.min(1 << 20)];
+                let n = from.read_at(&mut buffer, at).map_err(errno)?;
+                if n == 0 {
+                    return Ok(());
+                }
+                to.write_all_at(&buffer[..n], at).map_err(errno)?;
+                at += n as u64;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// The errno of an I/O error of the standard library; `EIO` if it has none.
+pub fn errno(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
+
+/// Gives `to` the owner, the mode and the extended attributes of `from` (W11 of the contract).
+///
+/// The owner comes first, since chown clears the set-user-id bits. What the daemon may not set
+/// (an ordinary user can't give a file away, or write `security.*`) is left as it is, as `cp -a`
+/// does.
+///
+/// # Errors
+/// `EIO`, `ENOSPC`: attributes that could be set but for the disk.
+pub fn copy_attributes(from: impl AsFd + Copy, stat: &Stat, to: &File) -> Result<(), Errno> {
+    copy_owner(stat, to)?;
+    copy_xattrs(from, to)?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))
+}
+
+/// Gives `to` the owner in `stat`, as far as allowed.
+pub fn copy_owner(stat: &Stat, to: &File) -> Result<(), Errno> {
+    let now = rustix::fs::fstat(to)?;
+    if (now.st_uid, now.st_gid) == (stat.st_uid, stat.st_gid) {
+        return Ok(());
+    }
+    let uid = Uid::from_raw(stat.st_uid);
+    let gid = Gid::from_raw(stat.st_gid);
+    match rustix::fs::fchown(to, Some(uid), Some(gid)) {
+        // The group alone may be one of our own.
+        Err(Errno::PERM) => match rustix::fs::fchown(to, None, Some(gid)) {
+            Err(Errno::PERM) | Ok(()) => Ok(()),
+            Err(e) => Err(e),
+        },
+        other => other,
+    }
+}
+
+fn copy_xattrs(from: impl AsFd + Copy, to: &File) -> Result<(), Errno> {
+    let names = match dir::xattr_names(from) {
+        Ok(names) => names,
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    // What the directory's default ACL gave the shadow, the file may not have had.
+    if let Ok(own) = dir::xattr_names(to) {
+        for name in dir::split_names(&own) {
+            if !dir::split_names(&names).any(|n| n == name) {
+                let _ = dir::remove_xattr(to, name);
+            }
+        }
+    }
+    for name in dir::split_names(&names) {
+        let value = match dir::xattr(from, name) {
+            Ok(value) => value,
+            Err(Errno::NODATA | Errno::PERM | Errno::ACCESS) => continue,
+            Err(e) => return Err(e),
+        };
+        match dir::set_xattr(to, name, &value, 0) {
+            Ok(()) | Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// The mode that a write by someone without privileges leaves: without set-user-id, and without
+/// set-group-id where it means that (with group execute permission; see inode(7)).
+pub fn mode_after_write(mode: u32) -> u32 {
+    let without_suid = mode & !0o4000;
+    if mode & 0o010 != 0 {
+        without_suid & !0o2000
+    } else {
+        without_suid
+    }
+}
+
+/// Clears set-user-id, set-group-id and capabilities, as a write(2) by someone without privileges
+/// does on a local file system.
+pub fn drop_privileges(file: &File) -> Result<(), Errno> {
+    let mode = rustix::fs::fstat(file)?.st_mode;
+    let after = mode_after_write(mode);
+    if after != mode {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(after & 0o7777))?;
+    }
+    match dir::remove_xattr(file, OsStr::new("security.capability")) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,189 @@
+//! The command line, as clap reads it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, Subcommand};
+
+use super::exit;
+use super::values::{any_duration, positive_duration};
+use crate::config::{Durability, Readers};
+
+/// A filesystem that gives unmodified programs atomic, locked file updates.
+#[derive(Debug, Parser)]
+#[command(
+    name = "latchfs",
+    version,
+    after_help = exit::help_table(),
+    // `--help` names what there is; an extra subcommand for it would only be noise.
+    disable_help_subcommand = true,
+    // One line says what is missing; the help is there for who asks.
+    arg_required_else_help = false
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+
+    /// Log more: -v debug messages, -vv everything. The environment variable RUST_LOG wins.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(super) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Show the files of BACKING at MOUNTPOINT, with atomic, locked updates
+    ///
+    /// Returns once the mount answers, and leaves a daemon behind that serves it.
+    #[command(after_help = exit::help_table())]
+    Mount(MountArgs),
+
+    /// Finish what is in flight and unmount MOUNTPOINT
+    ///
+    /// Returns once the daemon is gone. A mount whose daemon has died is cleared away.
+    #[command(alias = "unmount", after_help = exit::help_table())]
+    Umount(UmountArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct MountArgs {
+    /// The directory whose files are shown. Work on them through the mount only.
+    pub(super) backing: PathBuf,
+
+    /// An existing directory, outside BACKING, to show them at
+    pub(super) mountpoint: PathBuf,
+
+    /// Stay in the foreground, and log to stderr
+    #[arg(short, long)]
+    pub(super) foreground: bool,
+
+    /// Mount options, separated by commas; `\,` is a comma in a value
+    ///
+    /// The usual ones: ro, rw, allow_other, allow_root, auto_unmount, nosuid, suid, nodev, dev,
+    /// noexec, exec, noatime, atime, sync, async, dirsync; default_permissions is always on. And
+    /// the long options of this command: lock_timeout=10s, readers=snapshot, durability=rename,
+    /// unmount_timeout=10s, log_file=PATH, foreground. A long option wins over one given here.
+    #[arg(short = 'o', long = "options", value_name = "OPT[,OPT...]")]
+    pub(super) options: Vec<OsString>,
+
+    /// How long an open waits for its turn, at most: 10s, 1m 30s, 500ms; a number is seconds
+    /// [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
+    pub(super) lock_timeout: Option<Duration>,
+
+    /// What an open for reading does while a new version is being written [default: wait]
+    #[arg(long, value_name = "HOW")]
+    pub(super) readers: Option<Readers>,
+
+    /// How much of a commit is on disk when close() returns [default: full]
+    #[arg(long, value_name = "LEVEL")]
+    pub(super) durability: Option<Durability>,
+
+    /// How long an unmount lets transactions in flight finish before it rolls them back
+    /// [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = any_duration)]
+    pub(super) unmount_timeout: Option<Duration>,
+
+    /// Append log messages to this file, not to syslog (in the foreground: not to stderr)
+    #[arg(long, value_name = "PATH")]
+    pub(super) log_file: Option<PathBuf>,
+
+    /// Set by the command on the daemon that it starts.
+    #[arg(long, hide = true)]
+    pub(super) as_daemon: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct UmountArgs {
+    /// Where the filesystem is mounted
+    pub(super) mountpoint: PathBuf,
+
+    /// How long to wait for the daemon to finish and exit [default: the mount's unmount timeout and
+    /// 5s more]
+    #[arg(long, value_name = "TIME", value_parser = any_duration)]
+    pub(super) timeout: Option<Duration>,
+}
+
+/// Turns what clap says about a bad command line into one line.
+pub(super) fn complaint(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let words: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let words = words.join(" ");
+    let words = words.strip_prefix("error: ").unwrap_or(&words);
+    format!("{words}; see latchfs --help")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{DEFAULT_LOCK_TIMEOUT, DEFAULT_UNMOUNT_TIMEOUT};
+    use clap::CommandFactory as _;
+
+    fn complaint_about(args: &[&str]) -> String {
+        complaint(&Cli::try_parse_from(args).unwrap_err())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_in_the_help_are_the_real_ones() {
+        let help = Cli::command()
+            .find_subcommand_mut("mount")
+            .unwrap()
+            .render_help()
+            .to_string();
+        let words: Vec<&str> = help.split_whitespace().collect();
+        let help = words.join(" ");
+        for (text, default) in [
+            ("for its turn", DEFAULT_LOCK_TIMEOUT),
+            ("rolls them back", DEFAULT_UNMOUNT_TIMEOUT),
+        ] {
+            let said = help[help.find(text).unwrap()..]
+                .split(['[', ']'])
+                .nth(1)
+                .unwrap();
+            assert_eq!(
+                said,
+                format!("default: {}", humantime::format_duration(default))
+            );
+        }
+    }
+
+    #[test]
+    fn a_bad_command_line_gets_one_line() {
+        let line = complaint_about(&["latchfs", "mount", "--wrong", "a", "b"]);
+        assert!(
+            line.starts_with("unexpected argument '--wrong' found"),
+            "{line}"
+        );
+        let line = complaint_about(&["latchfs", "mount", "a"]);
+        assert!(line.contains("not provided: <MOUNTPOINT>"), "{line}");
+        let line = complaint_about(&["latchfs", "mount", "a", "b", "--lock-timeout", "0"]);
+        assert!(line.contains("must be longer than 0"), "{line}");
+        let line = complaint_about(&["latchfs", "mount", "a", "b", "--readers", "maybe"]);
+        assert!(line.contains("[possible values: wait, snapshot]"), "{line}");
+        let line = complaint_about(&["latchfs"]);
+        assert!(line.contains("requires a subcommand"), "{line}");
+        for line in [complaint_about(&["latchfs", "wrong"]), line] {
+            assert!(!line.contains('\n'));
+            assert!(line.ends_with("; see latchfs --help"));
+        }
+    }
+
+    #[test]
+    fn verbosity_is_counted_before_and_after_the_subcommand() {
+        let cli = Cli::try_parse_from(["latchfs", "umount", "-vv", "m"]).unwrap();
+        assert_eq!(cli.verbose, 2);
+        let cli = Cli::try_parse_from(["latchfs", "-v", "unmount", "m"]).unwrap();
+        assert_eq!(cli.verbose, 1);
+        assert!(matches!(cli.command, Command::Umount(_)));
+    }
+}

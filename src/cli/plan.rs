@@ -1,0 +1,315 @@
+//! What `latchfs mount` is to do, made of the long options, `-o` and the defaults; and written
+//! again as the command line of the daemon.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::args::MountArgs;
+use super::checks::{self, Directories};
+use super::exit::Failure;
+use super::options::{MountOptions, escape};
+use crate::config::{DEFAULT_LOCK_TIMEOUT, DEFAULT_UNMOUNT_TIMEOUT, MountConfig};
+
+/// A mount whose settings and directories have been checked.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) config: MountConfig,
+    pub(super) foreground: bool,
+    /// Absolute.
+    pub(super) log_file: Option<PathBuf>,
+    pub(super) verbose: u8,
+}
+
+impl Plan {
+    /// Settles what was asked for, or says why it cannot be done. Changes nothing.
+    pub(super) fn new(args: &MountArgs, verbose: u8) -> Result<Self, Failure> {
+        let options = MountOptions::parse(&args.options)?;
+        let directories = checks::directories(&args.backing, &args.mountpoint)?;
+        if let Some(source) = &options.source {
+            check_source(source, &args.backing, &directories.backing)?;
+        }
+        let log_file = args.log_file.as_ref().or(options.log_file.as_ref());
+        let log_file = log_file
+            .map(|path| absolute_log_file(path, &directories))
+            .transpose()?;
+        let Directories {
+            backing,
+            mountpoint,
+        } = directories;
+        let config = MountConfig {
+            backing,
+            mountpoint,
+            lock_timeout: args
+                .lock_timeout
+                .or(options.lock_timeout)
+                .unwrap_or(DEFAULT_LOCK_TIMEOUT),
+            readers: args.readers.or(options.readers).unwrap_or_default(),
+            durability: args.durability.or(options.durability).unwrap_or_default(),
+            unmount_timeout: unmount_timeout(args, &options),
+            read_only: options.read_only,
+            allow_other: options.allow_other,
+            fuse_options: fuse_options(&options),
+        };
+        let foreground = args.foreground || options.foreground;
+        Ok(Self {
+            config,
+            foreground,
+            log_file,
+            verbose,
+        })
+    }
+
+    /// The arguments that give the daemon this very plan. `ps` shows them, so they are plain.
+    pub(super) fn daemon_args(&self) -> Vec<OsString> {
+        let config = &self.config;
+        let mut args: Vec<OsString> = vec!["mount".into(), "--as-daemon".into()];
+        let mut long = |name: &str, value: &str| args.push(format!("--{name}={value}").into());
+        long("lock-timeout", &seconds(config.lock_timeout));
+        long("readers", &name_of(config.readers));
+        long("durability", &name_of(config.durability));
+        long("unmount-timeout", &seconds(config.unmount_timeout));
+        if let Some(option) = self.mount_options() {
+            long("options", &option);
+        }
+        if let Some(path) = &self.log_file {
+            let mut arg = OsString::from("--log-file=");
+            arg.push(path);
+            args.push(arg);
+        }
+        args.extend((0..self.verbose).map(|_| OsString::from("-v")));
+        // After the dashes, a path that starts with one is no option.
+        args.push("--".into());
+        args.push(config.backing.clone().into());
+        args.push(config.mountpoint.clone().into());
+        args
+    }
+
+    fn mount_options(&self) -> Option<String> {
+        let mut options: Vec<String> = Vec::new();
+        if self.config.read_only {
+            options.push("ro".to_owned());
+        }
+        if self.config.allow_other {
+            options.push("allow_other".to_owned());
+        }
+        options.extend(self.config.fuse_options.iter().map(|option| escape(option)));
+        (!options.is_empty()).then(|| options.join(","))
+    }
+}
+
+/// How long the daemon that was started with these arguments takes to unmount, at most.
+pub(super) fn daemon_unmount_timeout(args: &MountArgs) -> Duration {
+    let options = MountOptions::parse(&args.options).unwrap_or_default();
+    unmount_timeout(args, &options)
+}
+
+fn unmount_timeout(args: &MountArgs, options: &MountOptions) -> Duration {
+    args.unmount_timeout
+        .or(options.unmount_timeout)
+        .unwrap_or(DEFAULT_UNMOUNT_TIMEOUT)
+}
+
+fn fuse_options(options: &MountOptions) -> Vec<String> {
+    let mut words = options.kernel.clone();
+    if options.allow_root {
+        words.push("allow_root".to_owned());
+    }
+    if options.auto_unmount {
+        words.push("auto_unmount".to_owned());
+    }
+    words
+}
+
+fn check_source(source: &Path, given: &Path, resolved: &Path) -> Result<(), Failure> {
+    if source == given || source == resolved {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "mount option fsname={} cannot be had: by the name BACKING latchfs umount finds the \
+         daemon; leave it out",
+        source.display()
+    )))
+}
+
+/// The daemon has another current directory, and must never wait for itself to write a message.
+fn absolute_log_file(path: &Path, directories: &Directories) -> Result<PathBuf, Failure> {
+    let unusable = |why: &dyn std::fmt::Display| {
+        Failure::usage(format!(
+            "the log file {} cannot be used: {why}",
+            path.display()
+        ))
+    };
+    let absolute = std::path::absolute(path).map_err(|error| unusable(&error))?;
+    let real = real_location(&absolute).map_err(|error| unusable(&error))?;
+    if real.starts_with(&directories.mountpoint) {
+        return Err(unusable(
+            &"it would be inside the mount; choose a path outside MOUNTPOINT",
+        ));
+    }
+    Ok(real)
+}
+
+/// Where the file is, or will be, without symbolic links.
+fn real_location(path: &Path) -> std::io::Result<PathBuf> {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), ..) => Ok(real),
+        (Err(error), Some(parent), Some(name)) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(parent.canonicalize()?.join(name))
+        }
+        (Err(error), ..) => Err(error),
+    }
+}
+
+/// In the one unit in which no duration loses anything.
+fn seconds(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+fn name_of(value: impl ValueEnum) -> String {
+    value
+        .to_possible_value()
+        .map(|value| value.get_name().to_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::{Cli, Command};
+    use super::*;
+    use crate::config::{Durability, Readers};
+    use clap::Parser as _;
+    use std::fs;
+
+    struct Scene {
+        _guard: tempfile::TempDir,
+        dir: PathBuf,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let guard = tempfile::tempdir().unwrap();
+            let dir = guard.path().canonicalize().unwrap();
+            fs::create_dir(dir.join("-backing, here")).unwrap();
+            fs::create_dir(dir.join("point")).unwrap();
+            Self { _guard: guard, dir }
+        }
+
+        fn plan(&self, args: &[&str]) -> Result<Plan, Failure> {
+            let backing = self.dir.join("-backing, here");
+            let point = self.dir.join("point");
+            let args = args
+                .iter()
+                .map(OsString::from)
+                .chain([backing.into(), point.into()]);
+            plan(["mount".into()].into_iter().chain(args))
+        }
+    }
+
+    fn plan(args: impl IntoIterator<Item = OsString>) -> Result<Plan, Failure> {
+        let cli = Cli::try_parse_from(["latchfs".into()].into_iter().chain(args)).unwrap();
+        let Command::Mount(mount) = &cli.command else {
+            panic!("not mount")
+        };
+        Plan::new(mount, cli.verbose)
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_configuration() {
+        let scene = Scene::new();
+        let plan = scene.plan(&[]).unwrap();
+        assert_eq!(plan.config.backing, scene.dir.join("-backing, here"));
+        assert_eq!(plan.config.mountpoint, scene.dir.join("point"));
+        assert_eq!(plan.config.lock_timeout, DEFAULT_LOCK_TIMEOUT);
+        assert_eq!(plan.config.unmount_timeout, DEFAULT_UNMOUNT_TIMEOUT);
+        assert_eq!(plan.config.readers, Readers::Wait);
+        assert_eq!(plan.config.durability, Durability::Full);
+        assert!(!plan.config.read_only && !plan.config.allow_other && !plan.foreground);
+        assert_eq!(plan.config.fuse_options, [""; 0]);
+        assert_eq!(plan.log_file, None);
+    }
+
+    #[test]
+    fn a_long_option_wins_over_a_mount_option() {
+        let scene = Scene::new();
+        let list = "lock_timeout=1,readers=snapshot,durability=none,unmount_timeout=2,foreground";
+        let plan = scene.plan(&["-o", list]).unwrap();
+        assert_eq!(plan.config.lock_timeout, Duration::from_secs(1));
+        assert_eq!(plan.config.readers, Readers::Snapshot);
+        assert_eq!(plan.config.durability, Durability::None);
+        assert_eq!(plan.config.unmount_timeout, Duration::from_secs(2));
+        assert!(plan.foreground);
+        let long = [
+            "--lock-timeout=3",
+            "--readers=wait",
+            "--durability=full",
+            "-o",
+            list,
+        ];
+        let plan = scene.plan(&long).unwrap();
+        assert_eq!(plan.config.lock_timeout, Duration::from_secs(3));
+        assert_eq!(plan.config.readers, Readers::Wait);
+        assert_eq!(plan.config.durability, Durability::Full);
+        assert_eq!(plan.config.unmount_timeout, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn the_daemon_is_given_the_same_plan() {
+        let scene = Scene::new();
+        let log_file = scene.dir.join("log, file").display().to_string();
+        let list = "ro,allow_other,auto_unmount,noexec,nosuid";
+        let given = [
+            "-o",
+            list,
+            "--lock-timeout=1.5",
+            "-vv",
+            "--log-file",
+            &log_file,
+        ];
+        for given in [&given[..], &[]] {
+            let first = scene.plan(given).unwrap();
+            let second = plan(first.daemon_args()).unwrap();
+            assert_eq!(format!("{first:?}"), format!("{second:?}"));
+        }
+    }
+
+    #[test]
+    fn a_log_file_inside_the_mount_is_refused() {
+        let scene = Scene::new();
+        std::os::unix::fs::symlink("point", scene.dir.join("link")).unwrap();
+        for name in ["point/log", "link/log"] {
+            let path = scene.dir.join(name).display().to_string();
+            let failure = scene.plan(&["--log-file", &path]).unwrap_err();
+            assert_eq!(failure.exit.code(), 2);
+            assert!(
+                failure.message.contains("inside the mount"),
+                "{}",
+                failure.message
+            );
+        }
+        let path = scene.dir.join("missing/log").display().to_string();
+        let failure = scene.plan(&["--log-file", &path]).unwrap_err();
+        assert!(
+            failure.message.contains("cannot be used: No such file"),
+            "{}",
+            failure.message
+        );
+    }
+
+    #[test]
+    fn another_source_than_backing_is_refused() {
+        let scene = Scene::new();
+        let failure = scene.plan(&["-o", "fsname=else"]).unwrap_err();
+        assert!(
+            failure.message.contains("fsname=else cannot be had"),
+            "{}",
+            failure.message
+        );
+        let own = scene.dir.join("-backing, here").display().to_string();
+        scene
+            .plan(&["-o", &format!("fsname={}", escape(&own))])
+            .unwrap();
+    }
+}

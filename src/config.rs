@@ -1,0 +1,55 @@
+//! What a mount is asked to do: the settings that the command line (and, later, rules) choose.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What an open for reading does while another owner's transaction is in flight on the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Readers {
+    /// Wait for the complete version, at most the lock timeout.
+    #[default]
+    Wait,
+    /// Open the last committed version at once.
+    Snapshot,
+}
+
+/// How much a commit waits for the disk before `close()` returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Durability {
+    /// fsync the version, rename it into place, fsync the directory: after `close()` returned 0 a
+    /// power cut cannot take the version back.
+    #[default]
+    Full,
+    /// fsync the version and rename it into place: never torn after a power cut, may be older.
+    Rename,
+    /// Rename into place without any fsync: atomic for programs, not for power cuts.
+    None,
+}
+
+/// The settings of one mount, all paths absolute.
+#[derive(Clone, Debug)]
+pub struct MountConfig {
+    /// The directory to mirror.
+    pub backing: PathBuf,
+    /// Where to show it.
+    pub mountpoint: PathBuf,
+    /// The longest an open waits for its turn (writers) or for the complete version (readers).
+    pub lock_timeout: Duration,
+    /// What opens for reading do while a version is being written.
+    pub readers: Readers,
+    /// How much a commit waits for the disk.
+    pub durability: Durability,
+    /// How long an unmount waits for transactions in flight before it rolls them back.
+    pub unmount_timeout: Duration,
+    /// Mount read-only: nothing is written to BACKING, not even latchfs's own directory.
+    pub read_only: bool,
+    /// Let users other than the one who mounts use it (`allow_other`).
+    pub allow_other: bool,
+    /// Further mount options for the kernel or fusermount3, as given (`nosuid`, `noexec`, ...).
+    pub fuse_options: Vec<String>,
+}
+
+/// The default of [`MountConfig::lock_timeout`].
+pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// The default of [`MountConfig::unmount_timeout`].
+pub const DEFAULT_UNMOUNT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,414 @@
+//! stat, chmod, chown, utimens, truncate and extended attributes.
+//!
+//! On a transaction's private version they act on its shadow and appear with its commit; on a
+//! transaction that has written nothing, and on everything else, they act on the file of BACKING
+//! at once.
+
+use super::lookup::{Attributes, VALID};
+use super::open::redirect_to;
+use super::transaction::{Phase, Transaction};
+use super::tree::{Content, Key, NodeId};
+use super::{Caller, Done, Engine};
+use crate::backing::dir;
+use crate::backing::shadow::Shadow;
+use crate::backing::{Errno, Stat};
+use crate::leases::{Acquire, Kind, OwnerId, Wanted};
+use crate::sync::Arc;
+use rustix::fs::{Gid, Timestamps, Uid};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::AsFd;
+
+/// What setattr is to change.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// chmod(2).
+    pub mode: Option<u32>,
+    /// chown(2).
+    pub uid: Option<u32>,
+    /// chown(2).
+    pub gid: Option<u32>,
+    /// truncate(2) or ftruncate(2).
+    pub size: Option<u64>,
+    /// utimensat(2).
+    pub times: Option<Timestamps>,
+    /// The handle, if it came through one.
+    pub handle: Option<u64>,
+}
+
+/// What a request on a node id acts on.
+enum Subject {
+    /// A transaction's shadow.
+    Shadow(Arc<Transaction>, Arc<Shadow>),
+    /// The file of BACKING, by its name.
+    Named(Key),
+    /// A version that is still open, but is not the file any more.
+    Open(Arc<File>),
+}
+
+impl Engine {
+    /// stat(2) of a node id.
+    ///
+    /// # Errors
+    /// `ESTALE` if what it stood for is gone.
+    pub fn attributes(&self, node: NodeId) -> Result<Attributes, Errno> {
+        let (key, reported, transaction, version, current, provisional) = {
+            let state = self.state.lock();
+            let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
+            let (transaction, version) = match state.tree.node(node).map(|n| &n.content) {
+                Some(Content::Transaction(weak)) => (weak.upgrade(), None),
+                Some(Content::Version(weak)) => (None, weak.upgrade()),
+                None => (None, None),
+            };
+            let creating = inode.transaction.clone().filter(|_| inode.is_provisional());
+            let current = inode.current == node;
+            (key, inode.reported, transaction, version, current, creating)
+        };
+        if let Some(transaction) = transaction
+            && let Some(stat) = self.private_stat(&transaction)?
+        {
+            return Ok(Attributes::changing(reported, stat));
+        }
+        if let Some(creating) = provisional {
+            // To everyone but its writer it exists, and is empty.
+            let shadow = creating.inner.lock().shadow.clone().ok_or(Errno::STALE)?;
+            let mut stat = rustix::fs::fstat(shadow.file())?;
+            (stat.st_size, stat.st_blocks, stat.st_nlink) = (0, 0, 1);
+            return Ok(Attributes::changing(reported, stat));
+        }
+        if let Some(version) = version {
+            let stat = rustix::fs::fstat(version.file())?;
+            let valid = if current { VALID } else { Default::default() };
+            return Ok(Attributes {
+                stat,
+                reported,
+                valid,
+            });
+        }
+        let stat = self.at_place(key, |dir, name, identity| {
+            let stat = dir.stat_at(name)?;
+            if crate::backing::identity(&stat) != identity {
+                return Err(Errno::STALE);
+            }
+            Ok(stat)
+        });
+        let stat = match stat {
+            Err(Errno::STALE | Errno::NOENT) if key == super::tree::ROOT => self.root.stat()?,
+            Err(Errno::NOENT) => return Err(Errno::STALE),
+            other => other?,
+        };
+        let valid = if current { VALID } else { Default::default() };
+        Ok(Attributes {
+            stat,
+            reported,
+            valid,
+        })
+    }
+
+    /// stat(2) of a transaction's private version; `None` if it has none any more.
+    fn private_stat(&self, transaction: &Transaction) -> Result<Option<Stat>, Errno> {
+        let (content, base_gone, pending) = {
+            let inner = transaction.inner.lock();
+            let truncated = inner.dirty && inner.base.is_none();
+            (inner.content(), truncated, inner.phase)
+        };
+        if let Some(file) = content {
+            let mut stat = rustix::fs::fstat(&*file)?;
+            // It has no name of its own, but the file has.
+            stat.st_nlink = stat.st_nlink.max(1);
+            return Ok(Some(stat));
+        }
+        if base_gone || pending == Phase::Pending {
+            // Emptied by O_TRUNC, or about to be opened: the file's own attributes.
+            let stat = self.at_place(transaction.inode, |dir, name, _| dir.stat_at(name));
+            let Ok(mut stat) = stat else { return Ok(None) };
+            if base_gone {
+                (stat.st_size, stat.st_blocks) = (0, 0);
+            }
+            return Ok(Some(stat));
+        }
+        Ok(None)
+    }
+
+    fn subject(&self, node: NodeId) -> Result<Subject, Errno> {
+        let state = self.state.lock();
+        let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
+        let named = !inode.names.is_empty() || key == super::tree::ROOT;
+        let creating = inode.transaction.clone().filter(|_| inode.is_provisional());
+        let (transaction, version) = match state.tree.node(node).map(|n| &n.content) {
+            Some(Content::Transaction(weak)) => (weak.upgrade(), None),
+            Some(Content::Version(weak)) => (None, weak.upgrade()),
+            None => (None, None),
+        };
+        // Whoever changes the mode of a file being created changes that of the file to be.
+        if let Some(transaction) = transaction.or(creating) {
+            let inner = transaction.inner.lock();
+            let shadow = inner.shadow.clone().filter(|_| !inner.published);
+            drop(inner);
+            if let Some(shadow) = shadow {
+                return Ok(Subject::Shadow(transaction, shadow));
+            }
+        }
+        match version {
+            _ if named => Ok(Subject::Named(key)),
+            Some(version) => Ok(Subject::Open(version.file())),
+            None => Err(Errno::STALE),
+        }
+    }
+
+    /// setattr: chmod, chown, utimens and truncate.
+    ///
+    /// # Errors
+    /// Through `done`: `EBUSY` for truncate(2) of a file that another owner is writing, `ESTALE`
+    /// to have a name looked up again; what BACKING says.
+    pub fn change(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        change: Change,
+        done: Done<Attributes>,
+    ) {
+        if self.store.is_none() {
+            return done(Err(Errno::ROFS));
+        }
+        let Some(size) = change.size else {
+            let result = self.change_attributes(node, &change);
+            return done(result.and_then(|()| self.attributes(node)));
+        };
+        let truncation = match self.truncation(caller, node, change.handle) {
+            Ok(truncation) => truncation,
+            Err(errno) => return done(Err(errno)),
+        };
+        // Making the shadow may copy a large file.
+        self.spawn(move |engine| {
+            let (transaction, whole) = truncation;
+            let drop_privileges = caller.uid != 0;
+            let result = engine
+                .truncate_to(&transaction, size)
+                .and_then(|()| match drop_privileges {
+                    true => transaction.inner.lock().drop_privileges(),
+                    false => Ok(()),
+                })
+                .and_then(|()| engine.change_attributes(node, &change));
+            if !whole {
+                return done(result.and_then(|()| engine.attributes(node)));
+            }
+            // truncate(2) is a transaction of its own.
+            let attributes = engine.attributes(node);
+            if let Err(errno) = result {
+                transaction.inner.lock().failed.get_or_insert(errno);
+            }
+            engine.finish(
+                &transaction,
+                Box::new(move |ended| done(ended.and(attributes))),
+            );
+        });
+    }
+
+    /// The transaction that a truncation belongs to, and whether it is all of it.
+    fn truncation(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        handle: Option<u64>,
+    ) -> Result<(Arc<Transaction>, bool), Errno> {
+        if let Some(handle) = handle
+            && let Some(super::Handle::Transaction { transaction, .. }) =
+                self.handles.get(&handle).as_deref()
+        {
+            return Ok((transaction.clone(), false));
+        }
+        let writer = self.writer(caller);
+        let mut state = self.state.lock();
+        let redirect = state.redirects.remove(&caller.tid);
+        let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
+        let in_flight = inode.transaction.clone();
+        if let Some(transaction) = in_flight {
+            if transaction.node != node {
+                // Another owner's; or its own, by a path that has to be looked up again.
+                if transaction.writer.tid != caller.tid || redirect.is_some() {
+                    return Err(Errno::BUSY);
+                }
+                let target = transaction.node;
+                redirect_to(&mut state, caller, key, node, target, None, None);
+                return Err(Errno::STALE);
+            }
+            drop(state);
+            return Ok(self.join_to_truncate(transaction));
+        }
+        if redirect.is_some() {
+            // By a magic link, which can't be sent to another node id.
+            return Err(Errno::BUSY);
+        }
+        let wanted = Wanted {
+            file: Self::file_id(key),
+            owner: OwnerId(u64::from(caller.tid)),
+            kind: Kind::Writer,
+            deadline: self.now(),
+            nonblocking: true,
+        };
+        match state.leases.acquire(wanted) {
+            Acquire::Granted | Acquire::Joined => {
+                // As with open(2), the old version keeps its node id and the truncation gets one
+                // of its own: truncate(2) also walks the path again on ESTALE.
+                let transaction = self.begin(&mut state, key, writer, Phase::Pending);
+                let target = transaction.node;
+                redirect_to(
+                    &mut state,
+                    caller,
+                    key,
+                    node,
+                    target,
+                    None,
+                    Some(transaction),
+                );
+                Err(Errno::STALE)
+            }
+            _ => Err(Errno::BUSY),
+        }
+    }
+
+    /// truncate(2) comes back for the transaction it was given, or finds its owner's open one.
+    fn join_to_truncate(&self, transaction: Arc<Transaction>) -> (Arc<Transaction>, bool) {
+        let whole = {
+            let mut inner = transaction.inner.lock();
+            let whole = inner.phase == Phase::Pending;
+            if whole {
+                inner.phase = Phase::Open;
+            }
+            whole
+        };
+        if whole {
+            let base = self.version(transaction.inode);
+            let mut inner = transaction.inner.lock();
+            match base {
+                Ok((_, base)) => inner.base = Some(base),
+                Err(errno) => inner.failed = Some(errno),
+            }
+        }
+        (transaction, whole)
+    }
+
+    /// chmod, chown and utimens, in that order of need: chown clears bits that chmod may set.
+    fn change_attributes(&self, node: NodeId, change: &Change) -> Result<(), Errno> {
+        let owner = change.uid.is_some() || change.gid.is_some();
+        if change.mode.is_none() && !owner && change.times.is_none() {
+            return Ok(());
+        }
+        match self.subject(node)? {
+            Subject::Shadow(transaction, shadow) => {
+                change_open(shadow.file(), change)?;
+                let mut inner = transaction.inner.lock();
+                inner.dirty = true;
+                inner.explicit.mode |= change.mode.is_some();
+                inner.explicit.owner |= owner;
+                Ok(())
+            }
+            Subject::Open(file) => change_open(&file, change),
+            Subject::Named(super::tree::ROOT) => {
+                // Its descriptor is an O_PATH one.
+                let dot = OsStr::new(".");
+                self.change_named(&self.root, dot, &self.root, change)
+            }
+            Subject::Named(key) => self.at_place(key, |dir, name, identity| {
+                let pinned = dir.pin(name, identity)?;
+                self.change_named(dir, name, &pinned, change)
+            }),
+        }
+    }
+
+    fn change_named(
+        &self,
+        dir: &crate::backing::Dir,
+        name: &OsStr,
+        pinned: impl AsFd,
+        change: &Change,
+    ) -> Result<(), Errno> {
+        if change.uid.is_some() || change.gid.is_some() {
+            dir.chown(name, change.uid, change.gid)?;
+        }
+        if let Some(mode) = change.mode {
+            dir::chmod(&pinned, mode)?;
+        }
+        if let Some(times) = &change.times {
+            dir.set_times(name, times)?;
+        }
+        Ok(())
+    }
+
+    /// Calls `work` with a descriptor of what a node id stands for.
+    fn with_descriptor<T>(
+        &self,
+        node: NodeId,
+        work: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        match self.subject(node)? {
+            Subject::Shadow(_, shadow) => work(shadow.file().as_fd()),
+            Subject::Open(file) => work(file.as_fd()),
+            Subject::Named(super::tree::ROOT) => work(self.root.as_fd()),
+            Subject::Named(key) => self.at_place(key, |dir, name, identity| {
+                work(dir.pin(name, identity)?.as_fd())
+            }),
+        }
+    }
+
+    /// getxattr(2): the whole value.
+    ///
+    /// # Errors
+    /// `ENODATA`, `ENOTSUP`, as BACKING says.
+    pub fn xattr(&self, node: NodeId, name: &OsStr) -> Result<Vec<u8>, Errno> {
+        self.with_descriptor(node, |fd| dir::xattr(fd, name))
+    }
+
+    /// listxattr(2): names, each ended by a NUL byte.
+    pub fn xattr_names(&self, node: NodeId) -> Result<Vec<u8>, Errno> {
+        self.with_descriptor(node, |fd| dir::xattr_names(fd))
+    }
+
+    /// setxattr(2) with its flags.
+    pub fn set_xattr(
+        &self,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        flags: u32,
+    ) -> Result<(), Errno> {
+        self.with_descriptor(node, |fd| dir::set_xattr(fd, name, value, flags))?;
+        self.note_xattr(node, name);
+        Ok(())
+    }
+
+    /// removexattr(2).
+    pub fn remove_xattr(&self, node: NodeId, name: &OsStr) -> Result<(), Errno> {
+        self.with_descriptor(node, |fd| dir::remove_xattr(fd, name))?;
+        self.note_xattr(node, name);
+        Ok(())
+    }
+
+    fn note_xattr(&self, node: NodeId, name: &OsStr) {
+        if let Ok(Subject::Shadow(transaction, _)) = self.subject(node) {
+            let mut inner = transaction.inner.lock();
+            inner.dirty = true;
+            inner.explicit.xattrs.insert(name.to_owned());
+        }
+    }
+
+    /// statfs(2).
+    pub fn stat_fs(&self) -> Result<rustix::fs::StatVfs, Errno> {
+        rustix::fs::fstatvfs(&self.root)
+    }
+}
+
+fn change_open(file: &File, change: &Change) -> Result<(), Errno> {
+    if change.uid.is_some() || change.gid.is_some() {
+        let uid = change.uid.map(Uid::from_raw);
+        rustix::fs::fchown(file, uid, change.gid.map(Gid::from_raw))?;
+    }
+    if let Some(mode) = change.mode {
+        dir::chmod(file, mode)?;
+    }
+    if let Some(times) = &change.times {
+        rustix::fs::futimens(file, times)?;
+    }
+    Ok(())
+}

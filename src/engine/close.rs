@@ -1,0 +1,174 @@
+//! What a close means.
+//!
+//! FLUSH comes once for every close() of every copy of a descriptor, and only its answer can
+//! carry an error to the program; RELEASE comes once, after the last, and nobody waits for it. So
+//! a transaction is committed at the FLUSH after which nobody holds its descriptor any more, and
+//! RELEASE commits what is left: what a mapping wrote after close(), or when two last holders
+//! closed at the same moment and each saw the other.
+
+use super::io::Handle;
+use super::transaction::{Continuation, Detached, Phase, Transaction};
+use super::{Caller, Done, Engine};
+use crate::backing::Errno;
+use crate::owner::{Exit, Search};
+use crate::sync::Arc;
+
+impl Engine {
+    /// close(2) of one copy of a descriptor.
+    ///
+    /// # Errors
+    /// What the commit says, if this close is the last (W6), or the error of a write before (W8).
+    pub fn flush(self: &Arc<Self>, caller: Caller, handle: u64, done: Done<()>) {
+        let transaction = match self.handles.get(&handle).as_deref() {
+            Some(Handle::Transaction { transaction, .. }) => transaction.clone(),
+            _ => return done(Ok(())),
+        };
+        // It reads /proc and may commit: never on an event thread.
+        self.spawn(move |engine| engine.close_one(&transaction, caller.tid, done));
+    }
+
+    fn close_one(self: &Arc<Self>, transaction: &Arc<Transaction>, tid: u32, done: Done<()>) {
+        // `status` first, and nothing else before it is known that the process is not in execve.
+        let thread = self.processes.thread(tid);
+        let process = thread.as_ref().map(|t| t.process);
+        let exiting = thread.as_ref().is_some_and(|t| t.exiting);
+        let opener = transaction.writer.process;
+        let signal = match process {
+            Some(process) if exiting => match self.processes.exit(process) {
+                Exit::Signalled(signal) => Some(signal),
+                _ => None,
+            },
+            _ => None,
+        };
+        let (search, mappable, failed) = {
+            let mut inner = transaction.inner.lock();
+            match inner.phase {
+                Phase::Pending | Phase::Open => {}
+                Phase::Closing => return inner.at_end.push(Continuation(done)),
+                Phase::Ended(result) => {
+                    drop(inner);
+                    return done(result);
+                }
+            }
+            if let (Some(process), Some(signal)) = (process, signal) {
+                inner.note_death(opener, process, signal);
+            }
+            inner.closed_elsewhere |= process != Some(opener);
+            let search = Search {
+                inode: transaction.reported,
+                device: self.device.get().copied(),
+                opener,
+                shared: inner.closed_elsewhere,
+            };
+            (search, inner.mappable && !exiting, inner.failed)
+        };
+        let early = failed.map_or(Ok(()), Err);
+        // A process of another pid namespace can't be looked into: RELEASE decides.
+        let Some(process) = process else {
+            return done(early);
+        };
+        if self.processes.anyone_holds(&search) {
+            return done(early);
+        }
+        // Its mapping will write after this close.
+        if mappable && self.processes.maps(process, search.inode) {
+            return done(early);
+        }
+        self.finish(transaction, done);
+    }
+
+    /// The last close of a transaction: commits it, or rolls it back, and tells `done`.
+    pub(super) fn finish(self: &Arc<Self>, transaction: &Arc<Transaction>, done: Done<()>) {
+        {
+            // No write is under way from here on.
+            let _writing = transaction.writing.write();
+            let mut inner = transaction.inner.lock();
+            match inner.phase {
+                Phase::Pending | Phase::Open => inner.phase = Phase::Closing,
+                Phase::Closing => return inner.at_end.push(Continuation(done)),
+                Phase::Ended(result) => {
+                    drop(inner);
+                    drop(_writing);
+                    return done(result);
+                }
+            }
+            inner.at_end.push(Continuation(done));
+        }
+        self.settle(transaction);
+    }
+
+    /// The last copy of a descriptor is gone, and so is every mapping of it.
+    pub fn release(self: &Arc<Self>, handle: u64) {
+        if let Some((_, Handle::Transaction { transaction, .. })) = self.handles.remove(&handle) {
+            self.drop_handle_of(&transaction);
+        }
+    }
+
+    /// A transaction has one handle less.
+    pub(super) fn drop_handle_of(self: &Arc<Self>, transaction: &Arc<Transaction>) {
+        {
+            let mut inner = transaction.inner.lock();
+            inner.handles = inner.handles.saturating_sub(1);
+            if inner.handles > 0 || inner.phase != Phase::Open {
+                return;
+            }
+            // From here on name operations wait for the outcome (N1).
+            inner.phase = Phase::Closing;
+        }
+        let transaction = transaction.clone();
+        self.spawn(move |engine| {
+            engine.note_death_after_close(&transaction);
+            engine.settle(&transaction);
+        });
+    }
+
+    /// For writes of a mapping, which come after close(): did the process that mapped it die of a
+    /// signal? (W9)
+    fn note_death_after_close(&self, transaction: &Transaction) {
+        let Some(watch) = transaction.inner.lock().watch.take() else {
+            return;
+        };
+        if let Some(Exit::Signalled(signal)) = watch.exit() {
+            let opener = transaction.writer.process;
+            transaction.inner.lock().note_death(opener, opener, signal);
+        }
+    }
+
+    /// The mount ends: transactions still in flight do not become the file, but are kept aside.
+    pub fn give_up(self: &Arc<Self>, reason: &'static str) {
+        let in_flight = self.state.lock().tree.in_flight();
+        for transaction in in_flight {
+            let path = self.path_of(transaction.inode);
+            {
+                let _writing = transaction.writing.write();
+                let mut inner = transaction.inner.lock();
+                if !matches!(inner.phase, Phase::Pending | Phase::Open) {
+                    continue;
+                }
+                inner.phase = Phase::Closing;
+                inner.detached.get_or_insert(Detached {
+                    path,
+                    by_writer: false,
+                    reason,
+                });
+            }
+            self.settle(&transaction);
+        }
+    }
+
+    /// fsync(2) of a handle: what has been written so far is committed (W6).
+    ///
+    /// # Errors
+    /// As close(2).
+    pub fn sync(self: &Arc<Self>, handle: u64, done: Done<()>) {
+        match self.handles.get(&handle).as_deref() {
+            Some(Handle::Transaction { transaction, .. }) => {
+                let transaction = transaction.clone();
+                self.spawn(move |engine| done(engine.commit_so_far(&transaction)));
+            }
+            // A committed version is as durable as the mount makes versions.
+            Some(_) => done(Ok(())),
+            None => done(Err(Errno::BADF)),
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! How a version becomes the file, or does not.
+//!
+//! A commit makes the shadow's bytes durable, gives the shadow the file's name in one step, and
+//! makes the directory durable; [`Durability`] says how much of that is waited for. A file with
+//! further hard links keeps its inode, which is rewritten in place under a redo record.
+
+use super::transaction::{Continuation, Phase, Transaction};
+use super::tree::{Key, Name};
+use super::version::Version;
+use super::{Engine, State};
+use crate::backing::redo;
+use crate::backing::shadow::{self, Shadow};
+use crate::backing::store::{KeptRecord, since_epoch};
+use crate::backing::{Dir, Errno, Identity, identity};
+use crate::config::Durability;
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use log::{debug, error, warn};
+use rustix::fs::OFlags;
+
+/// How a version got its place.
+struct Published {
+    /// The directory whose entry changed, to be made durable.
+    dir: Option<Dir>,
+    version: Arc<Version>,
+}
+
+/// What the name to be replaced turned out to be.
+enum Place {
+    /// It is free, as expected.
+    Free,
+    /// It is the file, with this one name, or one that a rename gave up for this.
+    Replaceable,
+    /// It is the file, and has further names.
+    Linked(Identity),
+}
+
+impl Engine {
+    /// Ends a transaction whose last close has happened: commits it or rolls it back.
+    pub(super) fn settle(self: &Arc<Self>, transaction: &Arc<Transaction>) {
+        let (failed, died, detached, dirty) = {
+            let inner = transaction.inner.lock();
+            let detached = inner.detached.clone();
+            (inner.failed, inner.died, detached, inner.dirty)
+        };
+        if let Some(errno) = failed {
+            self.rolled_back(transaction, &format!("a write failed ({errno})"));
+            return self.end(transaction, Err(errno), None);
+        }
+        if let Some((pid, signal)) = died {
+            let reason = format!("its writer, pid {pid}, died of signal {signal}");
+            self.rolled_back(transaction, &reason);
+            return self.end(transaction, Err(Errno::IO), None);
+        }
+        if let Some(detached) = detached {
+            if dirty && !detached.by_writer {
+                self.count(&self.counters.detached);
+                self.keep_aside(transaction, &detached.path, detached.reason);
+            }
+            return self.end(transaction, Ok(()), None);
+        }
+        if !dirty {
+            return self.end(transaction, Ok(()), None);
+        }
+        match self.commit(transaction) {
+            Ok(version) => self.end(transaction, Ok(()), Some(version)),
+            Err(Errno::STALE) => {
+                let path = self.path_of(transaction.inode);
+                self.keep_aside(transaction, &path, "the file was changed behind the mount");
+                self.end(transaction, Err(Errno::STALE), None);
+            }
+            Err(errno) => {
+                self.rolled_back(transaction, &format!("the commit failed ({errno})"));
+                self.end(transaction, Err(errno), None);
+            }
+        }
+    }
+
+    /// Commits what has been written so far, and goes on (fsync).
+    pub(super) fn commit_so_far(
+        self: &Arc<Self>,
+        transaction: &Arc<Transaction>,
+    ) -> Result<(), Errno> {
+        {
+            let inner = transaction.inner.lock();
+            if let Some(errno) = inner.failed {
+                return Err(errno);
+            }
+            if inner.phase != Phase::Open || inner.detached.is_some() || !inner.dirty {
+                return Ok(());
+            }
+        }
+        self.materialize(transaction)?;
+        {
+            // From here on the shadow is a version: the next write makes a new one.
+            let _writing = transaction.writing.write();
+            let mut inner = transaction.inner.lock();
+            inner.published = true;
+            inner.dirty = false;
+        }
+        let result = self.commit(transaction);
+        let mut inner = transaction.inner.lock();
+        match result {
+            Ok(version) => {
+                inner.base = Some(version);
+                Ok(())
+            }
+            Err(errno) => {
+                // The kernel reports a failed write-back once: the shadow can't be trusted, nor
+                // tried again.
+                inner.failed.get_or_insert(errno);
+                Err(errno)
+            }
+        }
+    }
+
+    /// Makes the shadow the file.
+    ///
+    /// # Errors
+    /// `ESTALE` if the name is no longer the file; what the disk says.
+    fn commit(self: &Arc<Self>, transaction: &Arc<Transaction>) -> Result<Arc<Version>, Errno> {
+        let shadow = transaction.inner.lock().shadow.clone();
+        let shadow = match shadow {
+            Some(shadow) => shadow,
+            None => self.materialize(transaction)?,
+        };
+        self.take_over_attributes(transaction, &shadow)?;
+        if self.settings.durability != Durability::None {
+            rustix::fs::fsync(shadow.file())?;
+        }
+        let published = self.publish(transaction.inode, &shadow)?;
+        if self.settings.durability == Durability::Full
+            && let Some(dir) = &published.dir
+        {
+            dir.sync()?;
+        }
+        self.count(&self.counters.commits);
+        debug!(
+            "{}: committed for pid {} ({})",
+            self.path_of(transaction.inode),
+            transaction.writer.process,
+            transaction.writer.program
+        );
+        Ok(published.version)
+    }
+
+    /// What others did to the file's mode, owner and attributes since the shadow got its copy,
+    /// unless the writer set its own (W11).
+    fn take_over_attributes(
+        &self,
+        transaction: &Transaction,
+        shadow: &Shadow,
+    ) -> Result<(), Errno> {
+        let Some(before) = transaction.inner.lock().attributes_of else {
+            return Ok(());
+        };
+        let now = self.at_place(transaction.inode, |dir, name, identity| {
+            let base = dir.pin(name, identity)?;
+            let stat = rustix::fs::fstat(&base)?;
+            Ok((base, stat))
+        });
+        let Ok((base, stat)) = now else {
+            // publish() finds out what became of it.
+            return Ok(());
+        };
+        if (stat.st_ctime, stat.st_ctime_nsec) == (before.st_ctime, before.st_ctime_nsec) {
+            return Ok(());
+        }
+        let inner = transaction.inner.lock();
+        let (mode, owner) = (inner.explicit.mode, inner.explicit.owner);
+        let (xattrs, dropped) = (inner.explicit.xattrs.is_empty(), inner.privileges_dropped);
+        drop(inner);
+        if xattrs && !mode && !owner {
+            shadow::copy_attributes(&base, &stat, shadow.file())?;
+        } else {
+            if !owner {
+                shadow::copy_owner(&stat, shadow.file())?;
+            }
+            if !mode {
+                crate::backing::dir::chmod(shadow.file(), stat.st_mode)?;
+            }
+        }
+        if dropped {
+            shadow::drop_privileges(shadow.file())?;
+        }
+        Ok(())
+    }
+
+    /// Gives the shadow the file's name, in BACKING and in the table.
+    fn publish(&self, key: Key, shadow: &Shadow) -> Result<Published, Errno> {
+        let store = self.store()?;
+        loop {
+            let (name, more) = self.names_to_publish(key)?;
+            let names = self.names_exclusive(name.parent);
+            if self.names_to_publish(key)?.0 != name {
+                continue;
+            }
+            let dir = self.dir(name.parent)?;
+            match self.place(key, &dir, &name)? {
+                Place::Free => shadow.link(&dir, &name.name).map_err(changed_behind)?,
+                Place::Replaceable => shadow.replace(&dir, &name.name, store)?,
+                Place::Linked(who) => {
+                    drop(names);
+                    return self.publish_in_place(key, shadow, &dir, &name, who);
+                }
+            }
+            for other in more {
+                let to = self.dir(other.parent)?;
+                dir.link(&name.name, &to, &other.name)
+                    .map_err(changed_behind)?;
+            }
+            let version = Version::new(shadow.file().clone(), false);
+            let who = identity(&rustix::fs::fstat(shadow.file())?);
+            let mut state = self.state.lock();
+            state.tree.published(key, who, &version);
+            if let Some(inode) = state.tree.inode_mut(key) {
+                inode.replaces = false;
+            }
+            return Ok(Published {
+                dir: Some(dir),
+                version,
+            });
+        }
+    }
+
+    /// The name that a version of the file gets, and the further ones of a file being created.
+    fn names_to_publish(&self, key: Key) -> Result<(Name, Vec<Name>), Errno> {
+        let state = self.state.lock();
+        let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
+        let (first, more) = inode.names.split_first().ok_or(Errno::STALE)?;
+        let more = if inode.is_provisional() { more } else { &[] };
+        Ok((first.clone(), more.to_vec()))
+    }
+
+    /// What is at the name now.
+    ///
+    /// # Errors
+    /// `ESTALE` if it is not what the mount left there.
+    fn place(&self, key: Key, dir: &Dir, name: &Name) -> Result<Place, Errno> {
+        let (expected, replaces) = {
+            let state = self.state.lock();
+            let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
+            (inode.identity, inode.replaces)
+        };
+        match (dir.stat_at(&name.name), expected) {
+            (Err(Errno::NOENT), None) => Ok(Place::Free),
+            (Err(Errno::NOENT), Some(_)) => Err(Errno::STALE),
+            (Err(errno), _) => Err(errno),
+            (Ok(_), None) if replaces => Ok(Place::Replaceable),
+            (Ok(_), None) => Err(Errno::STALE),
+            (Ok(stat), Some(expected)) if identity(&stat) != expected => Err(Errno::STALE),
+            (Ok(stat), Some(who)) if stat.st_nlink > 1 => Ok(Place::Linked(who)),
+            (Ok(_), Some(_)) => Ok(Place::Replaceable),
+        }
+    }
+
+    /// Rewrites the file's inode, so that its other hard links stay hard links of it.
+    fn publish_in_place(
+        &self,
+        key: Key,
+        shadow: &Shadow,
+        dir: &Dir,
+        name: &Name,
+        who: Identity,
+    ) -> Result<Published, Errno> {
+        let store = self.store()?;
+        let target = redo::open_for_rewrite(dir, &name.name, who)?;
+        let path = self.state.lock().tree.path(key).ok_or(Errno::STALE)?;
+        if !self.move_readers_away(key, dir)? {
+            warn!(
+                "{}: readers hold the old version since before it got its second hard link; \
+                 this name becomes a file of its own so that they keep it",
+                self.path_of(key)
+            );
+            shadow.replace(dir, &name.name, store)?;
+            let who = identity(&rustix::fs::fstat(shadow.file())?);
+            let version = Version::new(shadow.file().clone(), false);
+            self.state.lock().tree.published(key, who, &version);
+            let dir = Some(dir.clone());
+            return Ok(Published { dir, version });
+        }
+        let set_rewriting = |rewriting| {
+            if let Some(inode) = self.state.lock().tree.inode_mut(key) {
+                inode.rewriting = rewriting;
+            }
+        };
+        set_rewriting(true);
+        let rewritten = redo::rewrite(store, shadow, &target, &path)
+            .and_then(|()| {
+                shadow::copy_attributes(shadow.file(), &rustix::fs::fstat(shadow.file())?, &target)
+            })
+            .and_then(|()| dir.open_file(&name.name, OFlags::RDONLY, who));
+        set_rewriting(false);
+        let version = Version::new(Arc::new(rewritten?), true);
+        self.state.lock().tree.published(key, who, &version);
+        Ok(Published { dir: None, version })
+    }
+
+    /// Gives those who have the current version open a copy of it, before its inode changes.
+    /// False if the kernel reads the inode for them by itself.
+    fn move_readers_away(&self, key: Key, dir: &Dir) -> Result<bool, Errno> {
+        let Ok((_, version)) = self.version(key) else {
+            return Ok(true);
+        };
+        let from = version.file();
+        let copy = Shadow::create(dir, self.store()?, 0o600)?;
+        shadow::clone_content(&from, copy.file(), super::io::length(&from)?)?;
+        Ok(version.move_to(copy.file().clone()))
+    }
+
+    /// A transaction is over: its lease goes to the next, and whoever waited is answered.
+    pub(super) fn end(
+        self: &Arc<Self>,
+        transaction: &Arc<Transaction>,
+        result: Result<(), Errno>,
+        published: Option<Arc<Version>>,
+    ) {
+        let completions = {
+            let mut state = self.state.lock();
+            let owns = state
+                .tree
+                .inode(transaction.inode)
+                .and_then(|inode| inode.transaction.as_ref())
+                .is_some_and(|current| current.node == transaction.node);
+            let completions = if owns {
+                self.hand_over(&mut state, transaction, published.as_ref())
+            } else {
+                Vec::new()
+            };
+            let tid = transaction.writer.tid;
+            let own_redirect = state.redirects.get(&tid).is_some_and(|redirect| {
+                let of = redirect.transaction.as_ref();
+                of.is_some_and(|t| t.node == transaction.node)
+            });
+            if own_redirect {
+                state.redirects.remove(&tid);
+            }
+            state.tree.transaction_ended(transaction);
+            completions
+        };
+        let at_end = {
+            let mut inner = transaction.inner.lock();
+            inner.phase = Phase::Ended(result);
+            // Nobody reads it any more but through handles that are still open.
+            if inner.handles == 0 {
+                inner.shadow = None;
+            }
+            inner.base = None;
+            inner.watch = None;
+            std::mem::take(&mut inner.at_end)
+        };
+        self.complete(completions);
+        for Continuation(work) in at_end {
+            work(result);
+        }
+    }
+
+    fn hand_over(
+        &self,
+        state: &mut State,
+        transaction: &Transaction,
+        published: Option<&Arc<Version>>,
+    ) -> Vec<super::waiting::Completion> {
+        let key = transaction.inode;
+        let file = Self::file_id(key);
+        let names = match state.tree.inode_mut(key) {
+            Some(inode) => {
+                inode.transaction = None;
+                inode.names.clone()
+            }
+            None => Vec::new(),
+        };
+        let gone = state.tree.inode(key).is_none_or(|i| i.is_provisional());
+        if !gone {
+            let woken = state.leases.release(file);
+            return self.wake(state, woken, published, false);
+        }
+        // A file that never came to be: its names go.
+        let woken = state.leases.abandon(file);
+        for name in names {
+            state.tree.detach(name.parent, &name.name);
+        }
+        self.wake(state, woken, None, true)
+    }
+
+    fn count(&self, counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn rolled_back(&self, transaction: &Transaction, reason: &str) {
+        self.count(&self.counters.rollbacks);
+        let detached = transaction.inner.lock().detached.clone();
+        let path = detached.map_or_else(|| self.path_of(transaction.inode), |d| d.path);
+        warn!(
+            "{path}: update by pid {} ({}) rolled back, the file stays as it was: {reason}",
+            transaction.writer.process, transaction.writer.program
+        );
+    }
+
+    /// Keeps a version that can't become the file where it can be found again.
+    pub(super) fn keep_aside(&self, transaction: &Transaction, path: &str, reason: &str) {
+        let (process, program) = (transaction.writer.process, &transaction.writer.program);
+        let Some(shadow) = transaction.inner.lock().shadow.clone() else {
+            warn!("{path}: update by pid {process} ({program}) not published: {reason}");
+            return;
+        };
+        let record = KeptRecord {
+            path: path.to_owned(),
+            time: since_epoch().as_secs(),
+            pid: process,
+            program: program.clone(),
+            reason: reason.to_owned(),
+        };
+        let kept = self.store().and_then(|store| store.keep(&shadow, &record));
+        match kept {
+            Ok(id) => warn!(
+                "{path}: update by pid {process} ({program}) not published: {reason}; \
+                 what it wrote is kept as .latchfs/kept/{id}.data"
+            ),
+            Err(errno) => error!(
+                "{path}: update by pid {process} ({program}) not published: {reason}; \
+                 what it wrote could not be kept either ({errno})"
+            ),
+        }
+    }
+}
+
+fn changed_behind(errno: Errno) -> Errno {
+    match errno {
+        Errno::EXIST => Errno::STALE,
+        errno => errno,
+    }
+}

@@ -1,0 +1,502 @@
+//! Read, write and their kin on open handles.
+
+use super::lookup::Listing;
+use super::transaction::{Phase, Transaction};
+use super::version::{KernelFile, Version};
+use super::{Caller, Done, Engine};
+use crate::backing::shadow::{self, Shadow, errno};
+use crate::backing::{Dir, Errno};
+use crate::sync::{Arc, OnceLock};
+use log::warn;
+use rustix::fs::{FallocateFlags, SeekFrom};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// The most bytes of a base that an event thread copies itself.
+const COPY_INLINE: u64 = 64 * 1024;
+/// A transaction that has written more than this has its writes done by the pool: the kernel makes
+/// a process that fills the page cache wait for the disk, and an event thread must not.
+const WRITE_INLINE: u64 = 8 << 20;
+
+/// An open handle.
+#[derive(Debug)]
+pub enum Handle {
+    /// Of a committed version.
+    Reader {
+        /// Which.
+        version: Arc<Version>,
+        /// Keeps what the kernel reads it by.
+        kernel: OnceLock<KernelFile>,
+    },
+    /// Of a transaction.
+    Transaction {
+        /// Which.
+        transaction: Arc<Transaction>,
+        /// May it be written?
+        writable: bool,
+    },
+    /// Of a directory.
+    Directory(Arc<Listing>),
+}
+
+impl Handle {
+    /// Of a committed version.
+    pub fn reader(version: Arc<Version>) -> Self {
+        Self::Reader {
+            version,
+            kernel: OnceLock::new(),
+        }
+    }
+
+    /// Of a transaction.
+    pub fn transaction(transaction: Arc<Transaction>, writable: bool) -> Self {
+        Self::Transaction {
+            transaction,
+            writable,
+        }
+    }
+}
+
+/// What a handle reads and writes.
+enum Target {
+    Version(Arc<File>),
+    Transaction(Arc<Transaction>, bool),
+}
+
+impl Engine {
+    fn target(&self, handle: u64) -> Result<Target, Errno> {
+        match self.handles.get(&handle).as_deref() {
+            Some(Handle::Reader { version, .. }) => Ok(Target::Version(version.file())),
+            Some(Handle::Transaction {
+                transaction,
+                writable,
+            }) => Ok(Target::Transaction(transaction.clone(), *writable)),
+            _ => Err(Errno::BADF),
+        }
+    }
+
+    /// The transaction of a handle that may be written.
+    fn written(&self, handle: u64) -> Result<Arc<Transaction>, Errno> {
+        match self.target(handle)? {
+            Target::Transaction(transaction, true) => Ok(transaction),
+            _ => Err(Errno::BADF),
+        }
+    }
+
+    /// The file a handle reads from; `None` if its content is empty.
+    fn readable(&self, handle: u64) -> Result<Option<Arc<File>>, Errno> {
+        Ok(match self.target(handle)? {
+            Target::Version(file) => Some(file),
+            Target::Transaction(transaction, _) => transaction.inner.lock().content(),
+        })
+    }
+
+    /// Keeps what the kernel reads a version by for as long as the handle is open.
+    pub fn attach(&self, handle: u64, file: KernelFile) {
+        if let Some(Handle::Reader { kernel, .. }) = self.handles.get(&handle).as_deref() {
+            let _ = kernel.set(file);
+        }
+    }
+
+    /// read(2), at most `size` bytes. Where it would have to wait for the disk, a thread of the
+    /// pool does it.
+    ///
+    /// # Errors
+    /// `EIO`; `EBADF` for a handle that is none.
+    pub fn read(self: &Arc<Self>, handle: u64, offset: u64, size: u32, done: Done<Vec<u8>>) {
+        let file = match self.readable(handle) {
+            Ok(Some(file)) => file,
+            Ok(None) => return done(Ok(Vec::new())),
+            Err(errno) => return done(Err(errno)),
+        };
+        let mut buffer = vec![0; size as usize];
+        match read_cached(&file, &mut buffer, offset) {
+            Some(read) => {
+                buffer.truncate(read);
+                done(Ok(buffer));
+            }
+            None => self.spawn(move |_| {
+                let read = read_full(&file, &mut buffer, offset);
+                done(read.map(|read| {
+                    buffer.truncate(read);
+                    buffer
+                }));
+            }),
+        }
+    }
+
+    /// write(2). `drop_privileges`: the kernel wants set-user-id and capabilities gone.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EDQUOT`, `EIO`: after any of them the transaction can't be committed (W8).
+    pub fn write(
+        self: &Arc<Self>,
+        caller: Caller,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        drop_privileges: bool,
+        done: Done<u32>,
+    ) {
+        let transaction = match self.written(handle) {
+            Ok(transaction) => transaction,
+            Err(errno) => return done(Err(errno)),
+        };
+        let process = self.process_of(&transaction, caller);
+        let write = Write {
+            tid: caller.tid,
+            process,
+            offset,
+            drop_privileges,
+        };
+        if self.is_quick(&transaction) {
+            return done(self.write_to(&transaction, &write, data));
+        }
+        let data = data.to_vec();
+        self.spawn(move |engine| done(engine.write_to(&transaction, &write, &data)));
+    }
+
+    /// The process of a thread that writes; asked of `/proc` only when it is another than before.
+    fn process_of(&self, transaction: &Transaction, caller: Caller) -> Option<u32> {
+        if caller.tid == 0 {
+            return None;
+        }
+        if caller.tid == transaction.writer.tid {
+            return Some(transaction.writer.process);
+        }
+        if let Some((tid, process)) = transaction.inner.lock().last_writer
+            && tid == caller.tid
+        {
+            return Some(process);
+        }
+        self.processes.thread(caller.tid).map(|t| t.process)
+    }
+
+    /// May an event thread change the content itself?
+    fn is_quick(&self, transaction: &Transaction) -> bool {
+        let (written, base) = {
+            let inner = transaction.inner.lock();
+            if inner.writable().is_some() {
+                return inner.written < WRITE_INLINE;
+            }
+            (inner.written, inner.content())
+        };
+        let length = base.map_or(Ok(0), |file| length(&file));
+        written < WRITE_INLINE && length.is_ok_and(|length| length <= COPY_INLINE)
+    }
+
+    fn write_to(
+        &self,
+        transaction: &Arc<Transaction>,
+        write: &Write,
+        data: &[u8],
+    ) -> Result<u32, Errno> {
+        let result = self.modify(transaction, |shadow| {
+            if write.drop_privileges {
+                transaction.inner.lock().drop_privileges()?;
+            }
+            let file = shadow.file();
+            file.write_all_at(data, write.offset).map_err(errno)
+        });
+        let mut inner = transaction.inner.lock();
+        match write.process {
+            Some(process) => inner.wrote(write.tid, process),
+            None => inner.dirty = true,
+        }
+        inner.written += data.len() as u64;
+        drop(inner);
+        result.map(|()| data.len() as u32)
+    }
+
+    /// Does something to a transaction's shadow, making it first if there is none; an error of it
+    /// spoils the transaction (W8).
+    fn modify(
+        &self,
+        transaction: &Arc<Transaction>,
+        work: impl FnOnce(&Shadow) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let shadow = self.materialize(transaction);
+        let _writing = transaction.writing.read();
+        let (phase, still) = {
+            let inner = transaction.inner.lock();
+            (inner.phase, inner.writable())
+        };
+        if !matches!(phase, Phase::Open | Phase::Pending) {
+            warn!(
+                "{}: a write by pid {} ({}) came after the last close was seen; it is refused",
+                self.path_of(transaction.inode),
+                transaction.writer.process,
+                transaction.writer.program
+            );
+            return Err(Errno::IO);
+        }
+        // fsync(2) may have published the shadow since; that is rare enough to fail the write
+        // over to a new shadow by hand.
+        let result = match (shadow, still) {
+            (Err(errno), _) => Err(errno),
+            (Ok(_), Some(shadow)) => work(&shadow),
+            (Ok(_), None) => {
+                drop(_writing);
+                return self.modify(transaction, work);
+            }
+        };
+        if let Err(errno) = result {
+            transaction.inner.lock().failed.get_or_insert(errno);
+        }
+        result
+    }
+
+    /// The shadow of a transaction, made from its base if there is none that can be written.
+    pub(super) fn materialize(&self, transaction: &Arc<Transaction>) -> Result<Arc<Shadow>, Errno> {
+        if let Some(shadow) = transaction.inner.lock().writable() {
+            return Ok(shadow);
+        }
+        let _copying = transaction.copying.lock();
+        let (from, attributes) = {
+            let inner = transaction.inner.lock();
+            if let Some(shadow) = inner.writable() {
+                return Ok(shadow);
+            }
+            let attributes = inner.shadow.as_ref().map(|s| s.file().clone());
+            (inner.content(), attributes)
+        };
+        let store = self.store()?;
+        let (key, mode) = (transaction.inode, 0o600);
+        let made = self.at_place(key, |dir, name, identity| {
+            let shadow = Shadow::create(dir, store, mode)?;
+            let base = dir.pin(name, identity)?;
+            let stat = rustix::fs::fstat(&base)?;
+            match &attributes {
+                // After fsync(2): the writer's own shadow has what the writer set.
+                Some(own) => shadow::copy_attributes(own, &rustix::fs::fstat(own)?, shadow.file())?,
+                None => shadow::copy_attributes(&base, &stat, shadow.file())?,
+            }
+            Ok((shadow, Some(stat)))
+        });
+        let (shadow, stat) = match made {
+            Ok(made) => made,
+            // It has lost its name meanwhile, and will not be published.
+            Err(Errno::STALE | Errno::NOENT) => (Shadow::create(store.tmp(), store, mode)?, None),
+            Err(errno) => return Err(errno),
+        };
+        if let Some(from) = from {
+            shadow::clone_content(&from, shadow.file(), length(&from)?)?;
+        }
+        let shadow = Arc::new(shadow);
+        let mut inner = transaction.inner.lock();
+        if inner.privileges_dropped {
+            shadow::drop_privileges(shadow.file())?;
+        }
+        inner.shadow = Some(shadow.clone());
+        inner.published = false;
+        inner.attributes_of = stat;
+        Ok(shadow)
+    }
+
+    /// Makes a transaction's content empty, without copying what it was.
+    pub(super) fn truncate_to_nothing(&self, transaction: &Arc<Transaction>) -> Result<(), Errno> {
+        let shadow = {
+            let mut inner = transaction.inner.lock();
+            inner.dirty = true;
+            inner.base = None;
+            if inner.published {
+                inner.published = false;
+                inner.shadow = None;
+            }
+            inner.shadow.clone()
+        };
+        match shadow {
+            Some(shadow) => {
+                let _writing = transaction.writing.read();
+                rustix::fs::ftruncate(shadow.file(), 0)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// ftruncate(2) of a transaction; blocks for as long as copying its base takes.
+    pub(super) fn truncate_to(
+        &self,
+        transaction: &Arc<Transaction>,
+        size: u64,
+    ) -> Result<(), Errno> {
+        if size == 0 {
+            return self.truncate_to_nothing(transaction);
+        }
+        self.modify(transaction, |shadow| {
+            rustix::fs::ftruncate(shadow.file(), size)
+        })?;
+        transaction.inner.lock().dirty = true;
+        Ok(())
+    }
+
+    /// fallocate(2).
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where BACKING has no such mode; `ENOSPC`.
+    pub fn allocate(
+        self: &Arc<Self>,
+        handle: u64,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        done: Done<()>,
+    ) {
+        let transaction = match self.written(handle) {
+            Ok(transaction) => transaction,
+            Err(errno) => return done(Err(errno)),
+        };
+        let mode = FallocateFlags::from_bits_retain(mode as u32);
+        self.spawn(move |engine| {
+            let mut refused = None;
+            let result = engine.modify(&transaction, |shadow| {
+                match rustix::fs::fallocate(shadow.file(), mode, offset, length) {
+                    // Nothing was lost by a mode that is not supported, or a range that is wrong.
+                    Err(e @ (Errno::OPNOTSUPP | Errno::INVAL | Errno::FBIG)) => {
+                        refused = Some(e);
+                        Ok(())
+                    }
+                    other => other,
+                }
+            });
+            let result = refused.map_or(result, Err);
+            if result.is_ok() {
+                transaction.inner.lock().dirty = true;
+            }
+            done(result);
+        });
+    }
+
+    /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`.
+    ///
+    /// # Errors
+    /// `ENXIO` beyond the end; `EINVAL` for another `whence`.
+    pub fn seek(&self, handle: u64, offset: i64, whence: i32) -> Result<u64, Errno> {
+        let Some(file) = self.readable(handle)? else {
+            return Err(Errno::NXIO);
+        };
+        let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+        match whence {
+            libc::SEEK_DATA => rustix::fs::seek(&file, SeekFrom::Data(offset)),
+            libc::SEEK_HOLE => rustix::fs::seek(&file, SeekFrom::Hole(offset)),
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    /// copy_file_range(2): at most `length` bytes, the number copied in the answer.
+    ///
+    /// # Errors
+    /// As write(2).
+    pub fn copy_range(
+        self: &Arc<Self>,
+        caller: Caller,
+        (from, from_offset): (u64, u64),
+        (to, to_offset): (u64, u64),
+        length: u64,
+        done: Done<u32>,
+    ) {
+        let both = self
+            .readable(from)
+            .and_then(|file| Ok((file, self.written(to)?)));
+        let (source, transaction) = match both {
+            Ok((Some(source), transaction)) => (source, transaction),
+            Ok((None, _)) => return done(Ok(0)),
+            Err(errno) => return done(Err(errno)),
+        };
+        let process = self.process_of(&transaction, caller);
+        // The answer has 32 bits.
+        let length = usize::try_from(length.min(1 << 30)).unwrap_or(1 << 30);
+        self.spawn(move |engine| {
+            let mut copied = 0;
+            let result = engine.modify(&transaction, |shadow| {
+                let (mut off_in, mut off_out) = (from_offset, to_offset);
+                copied = rustix::fs::copy_file_range(
+                    &source,
+                    Some(&mut off_in),
+                    shadow.file(),
+                    Some(&mut off_out),
+                    length,
+                )?;
+                Ok(())
+            });
+            if let Some(process) = process {
+                transaction.inner.lock().wrote(caller.tid, process);
+            }
+            done(result.map(|()| copied as u32));
+        });
+    }
+
+    /// Opens a directory's listing.
+    ///
+    /// # Errors
+    /// As opendir(3) on BACKING.
+    pub fn open_dir(&self, node: super::NodeId) -> Result<u64, Errno> {
+        let key = self.state.lock().tree.inode_of(node).ok_or(Errno::STALE)?.0;
+        let dir: Dir = self.dir(key)?;
+        let listing = Listing::new(key, dir);
+        Ok(self.add_handle(Handle::Directory(Arc::new(listing))))
+    }
+
+    /// The listing of a directory handle.
+    pub(super) fn listing(&self, handle: u64) -> Result<Arc<Listing>, Errno> {
+        match self.handles.get(&handle).as_deref() {
+            Some(Handle::Directory(listing)) => Ok(listing.clone()),
+            _ => Err(Errno::BADF),
+        }
+    }
+
+    /// Closes a directory's listing.
+    pub fn release_dir(&self, handle: u64) {
+        self.handles.remove(&handle);
+    }
+
+    /// fsync(2) of a directory: its entries are durable.
+    pub fn sync_dir(self: &Arc<Self>, handle: u64, done: Done<()>) {
+        match self.listing(handle) {
+            Ok(listing) => self.spawn(move |_| done(listing.dir().sync())),
+            Err(errno) => done(Err(errno)),
+        }
+    }
+}
+
+/// Who writes where.
+struct Write {
+    tid: u32,
+    process: Option<u32>,
+    offset: u64,
+    drop_privileges: bool,
+}
+
+/// The length of a file in bytes.
+pub(super) fn length(file: &File) -> Result<u64, Errno> {
+    Ok(rustix::fs::fstat(file)?.st_size as u64)
+}
+
+/// Reads what is in the page cache; `None` if something is not.
+fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> Option<usize> {
+    use rustix::io::{IoSliceMut, ReadWriteFlags};
+    let mut read = 0;
+    while read < buffer.len() {
+        let mut rest = [IoSliceMut::new(&mut buffer[read..])];
+        let at = offset + read as u64;
+        match rustix::io::preadv2(file, &mut rest, at, ReadWriteFlags::NOWAIT) {
+            Ok(0) => break,
+            Ok(n) => read += n,
+            Err(_) => return None,
+        }
+    }
+    Some(read)
+}
+
+fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    let mut read = 0;
+    while read < buffer.len() {
+        match file.read_at(&mut buffer[read..], offset + read as u64) {
+            Ok(0) => break,
+            Ok(n) => read += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(errno(e)),
+        }
+    }
+    Ok(read)
+}

@@ -1,0 +1,407 @@
+//! The engine: versions, transactions and commits over one BACKING, without a FUSE type in it.
+//!
+//! Requests come in by node id and [`Caller`]; answers go out through a callback ([`Done`]), at
+//! once where nothing has to be waited for, else later from a thread of the pool. Where to look:
+//!
+//! - [`tree`]: inodes, names and node ids. [`version`], [`transaction`]: the two kinds of content.
+//! - [`open`]: who may open what now, who waits, who is redirected. [`waiting`]: the waiters, and
+//!   the thread that looks after them.
+//! - [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
+//! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not.
+//! - [`lookup`]: names to node ids, listings. [`names`]: rename, unlink, mkdir and the rest.
+//!
+//! How an opener gets to another version (DESIGN: versioned node ids): the open is answered with
+//! `ESTALE`, on which the kernel walks the path again, once. The second LOOKUP of that thread
+//! gives it the node id of its version (see [`Redirect`]), and the second OPEN comes there.
+
+pub mod attributes;
+pub mod close;
+pub mod commit;
+pub mod io;
+pub mod lookup;
+pub mod names;
+pub mod open;
+pub mod transaction;
+pub mod tree;
+pub mod version;
+pub mod waiting;
+
+use crate::backing::store::Store;
+use crate::backing::{Dir, Errno, Identity, identity};
+use crate::config::{Durability, Readers};
+use crate::leases::{FileId, LeaseTable, Ticket};
+use crate::owner::Processes;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{
+    Arc, Condvar, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard, spawn_blocking,
+};
+use dashmap::DashMap;
+use lru::LruCache;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+use transaction::{Transaction, Writer};
+use tree::{Key, NodeId, ROOT, Tree};
+use version::Version;
+
+pub use io::Handle;
+
+/// How many directories of BACKING are kept open at most.
+const OPEN_DIRECTORIES: usize = 512;
+/// Into how many groups directories fall for locking their names.
+const NAME_LOCKS: usize = 64;
+
+/// Who makes a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// The thread (0: the kernel itself).
+    pub tid: u32,
+    /// Its file system user.
+    pub uid: u32,
+    /// Its file system group.
+    pub gid: u32,
+}
+
+/// Where an answer goes; called without any lock held.
+pub type Done<T> = Box<dyn FnOnce(Result<T, Errno>) + Send>;
+
+/// What the engine does differently per mount.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The longest an open waits.
+    pub lock_timeout: Duration,
+    /// What an open for reading does while a version is being written.
+    pub readers: Readers,
+    /// How much a commit waits for the disk.
+    pub durability: Durability,
+}
+
+/// A thread that was sent to look its name up again.
+#[derive(Debug)]
+pub(crate) struct Redirect {
+    /// The file it wants to open.
+    inode: Key,
+    /// The node id it came with.
+    from: NodeId,
+    /// The node id that LOOKUP is to give it.
+    target: NodeId,
+    /// Keeps the version it is sent to, should that be superseded meanwhile.
+    pin: Option<Arc<Version>>,
+    /// It holds the lease of this transaction.
+    transaction: Option<Arc<Transaction>>,
+    since: Instant,
+}
+
+/// Everything that decides who gets what, under one lock, held for memory operations only.
+#[derive(Debug)]
+pub(crate) struct State {
+    tree: Tree,
+    leases: LeaseTable,
+    parked: HashMap<Ticket, waiting::Parked>,
+    redirects: HashMap<u32, Redirect>,
+}
+
+/// The engine over one BACKING.
+///
+/// # Lock order
+///
+/// 1. `Transaction::copying` (a pool thread copying a base into a shadow)
+/// 2. `Transaction::writing` (shared: bytes go into the shadow; exclusive: they stop)
+/// 3. `name_locks` (shared: a name is being resolved; exclusive: it is being changed). Two of them
+///    in the order of their index.
+/// 4. `state`
+/// 5. `Transaction::inner`
+///
+/// `dirs`, `handles`, the locks of a `Version` and of a directory listing are leaves: nothing is
+/// locked while one of them is held. No lock but 1 to 3 is held across a system call on BACKING,
+/// and none at all across fsync, a read of `/proc` or an answer.
+pub struct Engine {
+    root: Dir,
+    root_identity: Identity,
+    store: Option<Store>,
+    settings: Settings,
+    processes: Box<dyn Processes>,
+    started: Instant,
+    state: Mutex<State>,
+    name_locks: Vec<RwLock<()>>,
+    dirs: Mutex<LruCache<Key, Dir>>,
+    handles: DashMap<u64, Handle>,
+    next_handle: AtomicU64,
+    /// Wakes the thread that looks after waiters.
+    watching: Condvar,
+    watcher_stop: Mutex<bool>,
+    tasks: Tasks,
+    /// Runs as root: files are given to whoever created them.
+    privileged: bool,
+    device: OnceLock<u64>,
+    counters: Counters,
+}
+
+/// What happened so far.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Versions published.
+    pub commits: AtomicU64,
+    /// Transactions rolled back: their writer died, or a write failed.
+    pub rollbacks: AtomicU64,
+    /// Transactions whose file lost its name meanwhile.
+    pub detached: AtomicU64,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// An engine over an open BACKING; `store` is `None` for a read-only mount.
+    ///
+    /// # Errors
+    /// `EIO` and its like if the root can't be stat'ed.
+    pub fn new(
+        root: Dir,
+        store: Option<Store>,
+        settings: Settings,
+        processes: Box<dyn Processes>,
+    ) -> Result<Arc<Self>, Errno> {
+        let root_identity = identity(&root.stat()?);
+        let state = State {
+            tree: Tree::new(root_identity),
+            leases: LeaseTable::default(),
+            parked: HashMap::new(),
+            redirects: HashMap::new(),
+        };
+        Ok(Arc::new(Self {
+            root,
+            root_identity,
+            store,
+            settings,
+            processes,
+            started: Instant::now(),
+            state: Mutex::new(state),
+            name_locks: (0..NAME_LOCKS).map(|_| RwLock::new(())).collect(),
+            dirs: Mutex::new(LruCache::new(
+                NonZeroUsize::new(OPEN_DIRECTORIES).unwrap_or(NonZeroUsize::MIN),
+            )),
+            handles: DashMap::new(),
+            next_handle: AtomicU64::new(1),
+            watching: Condvar::new(),
+            watcher_stop: Mutex::new(false),
+            tasks: Tasks::default(),
+            privileged: rustix::process::geteuid().is_root(),
+            device: OnceLock::new(),
+            counters: Counters::default(),
+        }))
+    }
+
+    /// Tells the engine which device number the kernel gave the mount, by which descriptors of
+    /// the mount are told from others in `/proc`.
+    pub fn set_device(&self, device: u64) {
+        let _ = self.device.set(device);
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Time since the engine's start, the clock of the lease table.
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Where latchfs's own files live.
+    ///
+    /// # Errors
+    /// `EROFS` on a read-only mount.
+    fn store(&self) -> Result<&Store, Errno> {
+        self.store.as_ref().ok_or(Errno::ROFS)
+    }
+
+    /// Has `work` done by a thread of the pool.
+    fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Engine>) + Send + 'static) {
+        let engine = self.clone();
+        engine.tasks.begin();
+        spawn_blocking(move || {
+            let _task = TaskGuard(&engine.tasks);
+            work(&engine);
+        });
+    }
+
+    /// Waits until no task of the pool is under way; false if `limit` has passed before.
+    pub fn drain(&self, limit: Duration) -> bool {
+        self.tasks.drain(limit)
+    }
+
+    /// How many transactions are in flight.
+    pub fn in_flight(&self) -> usize {
+        self.state.lock().tree.in_flight().len()
+    }
+
+    /// How many handles are open.
+    pub fn open_handles(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// True when nothing is held and nobody waits: what every test ends with.
+    pub fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.leases.is_idle() && state.parked.is_empty() && state.redirects.is_empty()
+    }
+
+    /// An open directory.
+    fn dir(&self, key: Key) -> Result<Dir, Errno> {
+        if key == ROOT {
+            return Ok(self.root.clone());
+        }
+        if let Some(dir) = self.dirs.lock().get(&key) {
+            return Ok(dir.clone());
+        }
+        let (parent, name, expected) = {
+            let state = self.state.lock();
+            let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
+            let name = inode.names.first().ok_or(Errno::NOENT)?;
+            let expected = inode.identity.ok_or(Errno::STALE)?;
+            (name.parent, name.name.clone(), expected)
+        };
+        let dir = self.dir(parent)?.open_dir(&name)?;
+        if identity(&dir.stat()?) != expected {
+            return Err(Errno::STALE);
+        }
+        self.dirs.lock().put(key, dir.clone());
+        Ok(dir)
+    }
+
+    fn name_lock(&self, parent: Key) -> &RwLock<()> {
+        &self.name_locks[parent.0 as usize % NAME_LOCKS]
+    }
+
+    /// Holds off changes of names in a directory.
+    fn names_shared(&self, parent: Key) -> RwLockReadGuard<'_, ()> {
+        self.name_lock(parent).read()
+    }
+
+    /// Holds off everyone else from the names of a directory.
+    fn names_exclusive(&self, parent: Key) -> RwLockWriteGuard<'_, ()> {
+        self.name_lock(parent).write()
+    }
+
+    /// The same for two directories.
+    fn names_exclusive_both(
+        &self,
+        a: Key,
+        b: Key,
+    ) -> (RwLockWriteGuard<'_, ()>, Option<RwLockWriteGuard<'_, ()>>) {
+        let index = |key: Key| key.0 as usize % NAME_LOCKS;
+        match index(a).cmp(&index(b)) {
+            std::cmp::Ordering::Equal => (self.names_exclusive(a), None),
+            std::cmp::Ordering::Less => {
+                let first = self.names_exclusive(a);
+                (first, Some(self.names_exclusive(b)))
+            }
+            std::cmp::Ordering::Greater => {
+                let first = self.names_exclusive(b);
+                (first, Some(self.names_exclusive(a)))
+            }
+        }
+    }
+
+    /// Calls `work` with a place where the file of BACKING is, while its name can't change.
+    ///
+    /// # Errors
+    /// `ESTALE` if it has no name any more; `ENOENT` if it has none in BACKING yet.
+    fn at_place<T>(
+        &self,
+        key: Key,
+        work: impl FnOnce(&Dir, &OsStr, Identity) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        loop {
+            let place = |state: &State| {
+                let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
+                let name = inode.names.first().cloned().ok_or(Errno::STALE)?;
+                Ok((name, inode.identity.ok_or(Errno::NOENT)?))
+            };
+            let (name, _) = place(&self.state.lock())?;
+            let _names = self.names_shared(name.parent);
+            let (still, identity) = place(&self.state.lock())?;
+            if still != name {
+                continue;
+            }
+            let dir = self.dir(name.parent)?;
+            return work(&dir, &name.name, identity);
+        }
+    }
+
+    /// The path of an inode within the mount, for the log.
+    fn path_of(&self, key: Key) -> String {
+        let path = self.state.lock().tree.path(key);
+        match path {
+            Some(path) => format!("/{}", path.join(OsStr::new("/")).to_string_lossy()),
+            None => String::from("(no name)"),
+        }
+    }
+
+    /// What `/proc` tells of a thread that wants to write.
+    fn writer(&self, caller: Caller) -> Writer {
+        match self.processes.thread(caller.tid) {
+            Some(thread) => Writer {
+                tid: caller.tid,
+                process: thread.process,
+                program: thread.name,
+            },
+            // Of another pid namespace, or the kernel itself.
+            None => Writer {
+                tid: caller.tid,
+                process: caller.tid,
+                program: String::from("?"),
+            },
+        }
+    }
+
+    fn add_handle(&self, handle: Handle) -> u64 {
+        let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.handles.insert(number, handle);
+        number
+    }
+
+    fn file_id(key: Key) -> FileId {
+        FileId(key.0)
+    }
+}
+
+/// Counts what the pool has under way, so that a shutdown can wait for it.
+#[derive(Debug, Default)]
+struct Tasks {
+    running: Mutex<usize>,
+    changed: Condvar,
+}
+
+struct TaskGuard<'a>(&'a Tasks);
+
+impl Drop for TaskGuard<'_> {
+    fn drop(&mut self) {
+        *self.0.running.lock() -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Tasks {
+    fn begin(&self) {
+        *self.running.lock() += 1;
+    }
+
+    fn drain(&self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        let mut running = self.running.lock();
+        while *running > 0 {
+            if self.changed.wait_until(&mut running, end).timed_out() {
+                return *running == 0;
+            }
+        }
+        true
+    }
+}

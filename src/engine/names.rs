@@ -1,0 +1,528 @@
+//! rename, unlink, link, mkdir and the rest: they act at once, whatever is being written (N1).
+//!
+//! The kernel holds the directory's lock while it waits for their answer, so they wait for no
+//! lease; only for a commit whose last close has already happened, which takes as long as the
+//! disk and no longer.
+
+use super::lookup::Entry;
+use super::transaction::{Detached, Transaction};
+use super::tree::{Key, NodeId};
+use super::{Caller, Done, Engine, State};
+use crate::backing::{Dir, Errno};
+use crate::leases::Wake;
+use crate::sync::Arc;
+use log::{debug, info};
+use rustix::fs::{FileType, RenameFlags};
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+/// What rename(2) is to do.
+#[derive(Clone, Debug)]
+pub struct Rename {
+    /// The directory it is in.
+    pub parent: NodeId,
+    /// Its name there.
+    pub name: OsString,
+    /// The directory it goes to.
+    pub new_parent: NodeId,
+    /// Its name there.
+    pub new_name: OsString,
+    /// `RENAME_NOREPLACE`, `RENAME_EXCHANGE`, `RENAME_WHITEOUT`.
+    pub flags: u32,
+}
+
+/// What has to be told once the state lock is given back.
+#[derive(Default)]
+struct Loose {
+    completions: Vec<super::waiting::Completion>,
+    detached: Vec<Arc<Transaction>>,
+}
+
+impl Engine {
+    /// mkdir(2).
+    pub fn make_dir(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &OsStr,
+        mode: u32,
+    ) -> Result<Entry, Errno> {
+        self.make(caller, parent, name, |dir| dir.make_dir(name, mode), mode)
+    }
+
+    /// mknod(2); `mode` with the type bits.
+    pub fn make_node(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &OsStr,
+        mode: u32,
+        rdev: u64,
+    ) -> Result<Entry, Errno> {
+        let make = |dir: &Dir| dir.make_node(name, mode, rdev);
+        self.make(caller, parent, name, make, mode)
+    }
+
+    /// symlink(2).
+    pub fn make_symlink(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &OsStr,
+        target: &Path,
+    ) -> Result<Entry, Errno> {
+        self.make(
+            caller,
+            parent,
+            name,
+            |dir| dir.make_symlink(name, target),
+            0,
+        )
+    }
+
+    fn make(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &OsStr,
+        make: impl FnOnce(&Dir) -> Result<(), Errno>,
+        mode: u32,
+    ) -> Result<Entry, Errno> {
+        self.store()?;
+        let parent = self.key_of(parent)?;
+        self.check_visible(parent, name)?;
+        let _names = self.names_exclusive(parent);
+        if self.is_provisional(parent, name) {
+            return Err(Errno::EXIST);
+        }
+        let dir = self.dir(parent)?;
+        make(&dir)?;
+        let given = self.give_name_to(&dir, name, caller, mode);
+        let stat = dir.stat_at(name)?;
+        given?;
+        let key = {
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            let mut state = self.state.lock();
+            let identity = crate::backing::identity(&stat);
+            state.tree.found(identity, kind, parent, name)
+        };
+        self.entry_of(caller, key, Some(stat))
+    }
+
+    /// Gives what was just made to whoever asked for it.
+    fn give_name_to(
+        &self,
+        dir: &Dir,
+        name: &OsStr,
+        caller: Caller,
+        mode: u32,
+    ) -> Result<(), Errno> {
+        let Some((uid, gid)) = self.new_owner(dir, caller)? else {
+            return Ok(());
+        };
+        dir.chown(name, uid, gid)?;
+        // chown clears these.
+        if mode & 0o6000 != 0 {
+            let stat = dir.stat_at(name)?;
+            let pinned = dir.pin(name, crate::backing::identity(&stat))?;
+            crate::backing::dir::chmod(pinned, stat.st_mode | mode & 0o6000)?;
+        }
+        Ok(())
+    }
+
+    /// The same for a shadow.
+    pub(super) fn give_to(
+        &self,
+        file: &std::fs::File,
+        dir: &Dir,
+        caller: Caller,
+    ) -> Result<(), Errno> {
+        let Some((uid, gid)) = self.new_owner(dir, caller)? else {
+            return Ok(());
+        };
+        let mode = rustix::fs::fstat(file)?.st_mode;
+        let (uid, gid) = (
+            uid.map(rustix::fs::Uid::from_raw),
+            gid.map(rustix::fs::Gid::from_raw),
+        );
+        rustix::fs::fchown(file, uid, gid)?;
+        if mode & 0o6000 != 0 {
+            crate::backing::dir::chmod(file, mode)?;
+        }
+        Ok(())
+    }
+
+    /// Whom a new file in `dir` belongs to, if not to the daemon: the caller, and the directory's
+    /// group where that is set-group-id (inode(7)).
+    #[allow(clippy::type_complexity)]
+    fn new_owner(
+        &self,
+        dir: &Dir,
+        caller: Caller,
+    ) -> Result<Option<(Option<u32>, Option<u32>)>, Errno> {
+        if !self.privileged || (caller.uid, caller.gid) == (0, 0) {
+            return Ok(None);
+        }
+        let inherits = dir.stat()?.st_mode & 0o2000 != 0;
+        Ok(Some((Some(caller.uid), (!inherits).then_some(caller.gid))))
+    }
+
+    /// readlink(2).
+    pub fn read_link(&self, node: NodeId) -> Result<Vec<u8>, Errno> {
+        let key = self.key_of(node)?;
+        self.at_place(key, |dir, name, _| dir.read_link(name))
+    }
+
+    /// rmdir(2).
+    ///
+    /// # Errors
+    /// `ENOTEMPTY` also if a file is being created in it.
+    pub fn remove_dir(&self, parent: NodeId, name: &OsStr) -> Result<(), Errno> {
+        self.store()?;
+        let parent = self.key_of(parent)?;
+        self.check_visible(parent, name)?;
+        let _names = self.names_exclusive(parent);
+        let known = {
+            let state = self.state.lock();
+            let known = state.tree.child(parent, name);
+            if let Some(key) = known {
+                let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
+                if inode.is_provisional() {
+                    return Err(Errno::NOTDIR);
+                }
+                if !state.tree.provisional_names(key).is_empty() {
+                    return Err(Errno::NOTEMPTY);
+                }
+            }
+            known
+        };
+        self.dir(parent)?.remove_dir(name)?;
+        if let Some(key) = known {
+            self.dirs.lock().pop(&key);
+            let mut state = self.state.lock();
+            state.tree.removed(key);
+            state.tree.detach(parent, name);
+        }
+        Ok(())
+    }
+
+    /// unlink(2). A transaction in flight loses its name: its close succeeds and publishes
+    /// nothing.
+    pub fn unlink(self: &Arc<Self>, caller: Caller, parent: NodeId, name: &OsStr, done: Done<()>) {
+        let key = match self.key_of(parent).and_then(|key| {
+            self.store()?;
+            self.check_visible(key, name)?;
+            Ok(key)
+        }) {
+            Ok(key) => key,
+            Err(errno) => return done(Err(errno)),
+        };
+        let commit = self.transaction_at(key, name);
+        let commit = commit.filter(|commit| commit.is_closing());
+        match commit {
+            Some(commit) => {
+                let (engine, name) = (self.clone(), name.to_owned());
+                commit.after_commit(move |_| engine.unlink(caller, parent, &name, done));
+            }
+            None => done(self.unlink_now(caller, key, name)),
+        }
+    }
+
+    /// The transaction in flight on the file of a name.
+    fn transaction_at(&self, parent: Key, name: &OsStr) -> Option<Arc<Transaction>> {
+        let state = self.state.lock();
+        let key = state.tree.child(parent, name)?;
+        state.tree.inode(key)?.transaction.clone()
+    }
+
+    /// unlink of a name in BACKING, and in the table.
+    fn unlink_now(&self, caller: Caller, parent: Key, name: &OsStr) -> Result<(), Errno> {
+        // Of /proc, so before any lock; asked only where somebody writes.
+        let process = self
+            .transaction_at(parent, name)
+            .and_then(|_| self.processes.thread(caller.tid))
+            .map(|thread| thread.process);
+        let names = self.names_exclusive(parent);
+        let provisional = self.is_provisional(parent, name);
+        let replaces = {
+            let state = self.state.lock();
+            let key = state.tree.child(parent, name);
+            key.and_then(|key| state.tree.inode(key))
+                .is_some_and(|inode| inode.replaces)
+        };
+        let mut last_link = true;
+        if !provisional || replaces {
+            let dir = self.dir(parent)?;
+            last_link = dir.stat_at(name).is_ok_and(|stat| stat.st_nlink <= 1);
+            dir.unlink(name)?;
+        }
+        let mut loose = Loose::default();
+        {
+            let mut state = self.state.lock();
+            self.lose_name(
+                &mut state,
+                parent,
+                name,
+                "its name was removed",
+                process,
+                &mut loose,
+            );
+            if let Some(key) = state.tree.child(parent, name)
+                && last_link
+            {
+                state.tree.removed(key);
+            }
+            state.tree.detach(parent, name);
+        }
+        drop(names);
+        self.tell(loose);
+        Ok(())
+    }
+
+    /// A file is about to lose a name; if that is its last, a transaction in flight is detached.
+    fn lose_name(
+        &self,
+        state: &mut State,
+        parent: Key,
+        name: &OsStr,
+        reason: &'static str,
+        process: Option<u32>,
+        loose: &mut Loose,
+    ) {
+        let Some(key) = state.tree.child(parent, name) else {
+            return;
+        };
+        let Some(inode) = state.tree.inode(key) else {
+            return;
+        };
+        if inode.names.len() > 1 {
+            return;
+        }
+        let Some(transaction) = inode.transaction.clone() else {
+            return;
+        };
+        let path = super::lookup::show(state.tree.path(key));
+        {
+            let mut inner = transaction.inner.lock();
+            inner.detached = Some(Detached {
+                path,
+                by_writer: process == Some(transaction.writer.process),
+                reason,
+            });
+        }
+        let woken: Vec<Wake> = state.leases.abandon(Self::file_id(key));
+        loose
+            .completions
+            .extend(self.wake(state, woken, None, true));
+        if let Some(inode) = state.tree.inode_mut(key) {
+            inode.transaction = None;
+        }
+        loose.detached.push(transaction);
+    }
+
+    fn tell(&self, loose: Loose) {
+        self.complete(loose.completions);
+        for transaction in loose.detached {
+            let inner = transaction.inner.lock();
+            let Some(detached) = inner.detached.clone() else {
+                continue;
+            };
+            drop(inner);
+            let Detached {
+                path,
+                by_writer,
+                reason,
+            } = detached;
+            let (pid, program) = (transaction.writer.process, &transaction.writer.program);
+            if by_writer {
+                debug!("{path}: {reason} by its writer, pid {pid} ({program})");
+            } else {
+                info!("{path}: {reason} while pid {pid} ({program}) was writing it");
+            }
+        }
+    }
+
+    /// link(2).
+    ///
+    /// # Errors
+    /// `EEXIST`; what BACKING says.
+    pub fn link(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        new_parent: NodeId,
+        new_name: &OsStr,
+    ) -> Result<Entry, Errno> {
+        self.store()?;
+        let key = self.key_of(node)?;
+        let new_parent = self.key_of(new_parent)?;
+        self.check_visible(new_parent, new_name)?;
+        let (from, provisional) = {
+            let state = self.state.lock();
+            let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
+            let name = inode.names.first().cloned().ok_or(Errno::NOENT)?;
+            (name, inode.is_provisional())
+        };
+        {
+            let _names = self.names_exclusive_both(from.parent, new_parent);
+            if self.is_provisional(new_parent, new_name) {
+                return Err(Errno::EXIST);
+            }
+            let to = self.dir(new_parent)?;
+            if provisional {
+                // Its commit gives it all its names.
+                match to.stat_at(new_name) {
+                    Err(Errno::NOENT) => {}
+                    Ok(_) => return Err(Errno::EXIST),
+                    Err(errno) => return Err(errno),
+                }
+            } else {
+                let dir = self.dir(from.parent)?;
+                dir.link(&from.name, &to, new_name)?;
+            }
+            let mut state = self.state.lock();
+            state.tree.attach(key, new_parent, new_name);
+            if let Some(inode) = state.tree.inode_mut(key) {
+                inode.linked = true;
+            }
+        }
+        self.entry_of(caller, key, None)
+    }
+
+    /// rename(2) and renameat2(2).
+    ///
+    /// # Errors
+    /// Through `done`, what BACKING says; `EBUSY` for an exchange with a file being created.
+    pub fn rename(self: &Arc<Self>, caller: Caller, rename: Rename, done: Done<()>) {
+        let keys = self.store().and_then(|_| {
+            let parent = self.key_of(rename.parent)?;
+            let new_parent = self.key_of(rename.new_parent)?;
+            self.check_visible(parent, &rename.name)?;
+            self.check_visible(new_parent, &rename.new_name)?;
+            Ok((parent, new_parent))
+        });
+        let (parent, new_parent) = match keys {
+            Ok(keys) => keys,
+            Err(errno) => return done(Err(errno)),
+        };
+        let source = self.transaction_at(parent, &rename.name);
+        let target = self.transaction_at(new_parent, &rename.new_name);
+        let mut commits = source.into_iter().chain(target);
+        match commits.find(|commit| commit.is_closing()) {
+            Some(commit) => {
+                let engine = self.clone();
+                commit.after_commit(move |_| engine.rename(caller, rename, done));
+            }
+            None => done(self.rename_now(caller, parent, new_parent, &rename)),
+        }
+    }
+
+    fn rename_now(
+        &self,
+        caller: Caller,
+        parent: Key,
+        new_parent: Key,
+        rename: &Rename,
+    ) -> Result<(), Errno> {
+        let (name, new_name) = (rename.name.as_os_str(), rename.new_name.as_os_str());
+        let flags = RenameFlags::from_bits_retain(rename.flags);
+        let process = self
+            .transaction_at(new_parent, new_name)
+            .and_then(|_| self.processes.thread(caller.tid))
+            .map(|thread| thread.process);
+        let names = self.names_exclusive_both(parent, new_parent);
+        let from_flight = self.is_provisional(parent, name);
+        let to_flight = self.is_provisional(new_parent, new_name);
+        let (from, to) = (self.dir(parent)?, self.dir(new_parent)?);
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        if exchange && (from_flight || to_flight) {
+            return Err(Errno::BUSY);
+        }
+        if flags.contains(RenameFlags::NOREPLACE) && to_flight {
+            return Err(Errno::EXIST);
+        }
+        let mut over = to.stat_at(new_name).ok();
+        if from_flight {
+            match &over {
+                Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(Errno::EXIST),
+                Some(stat) if is_dir(stat) => return Err(Errno::ISDIR),
+                _ => {}
+            }
+            // What it gave up by an earlier rename was removed in the mount then.
+            self.drop_given_up(parent, name, &from)?;
+        } else {
+            from.rename(name, &to, new_name, flags)?;
+            if to_flight {
+                over = None;
+            }
+        }
+        let mut loose = Loose::default();
+        {
+            let mut state = self.state.lock();
+            if exchange {
+                exchange_names(&mut state, (parent, name), (new_parent, new_name));
+            } else {
+                let reason = "another file was renamed over it";
+                self.lose_name(
+                    &mut state, new_parent, new_name, reason, process, &mut loose,
+                );
+                if let Some(key) = state.tree.child(new_parent, new_name) {
+                    if !from_flight && over.as_ref().is_none_or(|stat| stat.st_nlink <= 1) {
+                        state.tree.removed(key);
+                    }
+                    state.tree.detach(new_parent, new_name);
+                }
+                move_name(&mut state, (parent, name), (new_parent, new_name));
+                if from_flight
+                    && let Some(key) = state.tree.child(new_parent, new_name)
+                    && let Some(inode) = state.tree.inode_mut(key)
+                {
+                    inode.replaces = over.is_some();
+                }
+            }
+        }
+        drop(names);
+        self.tell(loose);
+        Ok(())
+    }
+
+    /// A file being created was renamed over another, and is now renamed away: the other is gone.
+    fn drop_given_up(&self, parent: Key, name: &OsStr, dir: &Dir) -> Result<(), Errno> {
+        let replaces = {
+            let mut state = self.state.lock();
+            let key = state.tree.child(parent, name);
+            let inode = key.and_then(|key| state.tree.inode_mut(key));
+            inode.is_some_and(|inode| std::mem::take(&mut inode.replaces))
+        };
+        match replaces.then(|| dir.unlink(name)) {
+            Some(Err(errno)) if errno != Errno::NOENT => Err(errno),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_dir(stat: &crate::backing::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+/// Moves a name in the table; a name that the kernel never looked up is not there.
+fn move_name(state: &mut State, from: (Key, &OsStr), to: (Key, &OsStr)) {
+    let Some(key) = state.tree.child(from.0, from.1) else {
+        return;
+    };
+    // The new name first: an inode without a name would be dropped.
+    state.tree.attach(key, to.0, to.1);
+    state.tree.detach(from.0, from.1);
+}
+
+fn exchange_names(state: &mut State, a: (Key, &OsStr), b: (Key, &OsStr)) {
+    let (first, second) = (state.tree.child(a.0, a.1), state.tree.child(b.0, b.1));
+    state.tree.detach(a.0, a.1);
+    state.tree.detach(b.0, b.1);
+    if let Some(key) = first {
+        state.tree.attach(key, b.0, b.1);
+    }
+    if let Some(key) = second {
+        state.tree.attach(key, a.0, a.1);
+    }
+}

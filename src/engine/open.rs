@@ -1,0 +1,532 @@
+//! Who may open what now, who waits, and who is sent to look again.
+
+use super::io::Handle;
+use super::lookup::Entry;
+use super::transaction::{Phase, Transaction, Writer};
+use super::tree::{Content, Key, NodeId};
+use super::version::Version;
+use super::waiting::Parked;
+use super::{Caller, Done, Engine, Redirect, State};
+use crate::backing::Errno;
+use crate::backing::shadow::Shadow;
+use crate::config::Readers;
+use crate::leases::{Acquire, Kind, OwnerId, Wanted};
+use crate::sync::Arc;
+use rustix::fs::OFlags;
+use std::ffi::OsStr;
+use std::time::Instant;
+
+/// What an open(2) asked for, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenFlags {
+    /// The handle may be written.
+    pub write: bool,
+    /// The handle may be written and read, and so mapped for writing.
+    pub read_write: bool,
+    /// The content goes.
+    pub truncate: bool,
+    /// Rather an error than a wait.
+    pub nonblocking: bool,
+    /// The name must be free.
+    pub exclusive: bool,
+}
+
+impl OpenFlags {
+    /// From the flags of open(2).
+    pub fn from_bits(bits: i32) -> Self {
+        let access = bits & libc::O_ACCMODE;
+        Self {
+            write: access != libc::O_RDONLY,
+            read_write: access == libc::O_RDWR,
+            truncate: bits & libc::O_TRUNC != 0,
+            nonblocking: bits & libc::O_NONBLOCK != 0,
+            exclusive: bits & libc::O_EXCL != 0,
+        }
+    }
+
+    /// Does it take the lease (W1)?
+    fn changes(self) -> bool {
+        self.write || self.truncate
+    }
+}
+
+/// An open handle, and how the kernel is to use it.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its number.
+    pub handle: u64,
+    /// What it is open on.
+    pub on: OpenedOn,
+}
+
+/// What a handle is open on.
+#[derive(Debug)]
+pub enum OpenedOn {
+    /// A committed version: immutable, so the kernel may cache it, or read it by itself.
+    Version(Arc<Version>),
+    /// A transaction: every read and write comes to the engine.
+    Transaction {
+        /// Its closes matter.
+        flush: bool,
+    },
+}
+
+/// What becomes of an open, decided under the state lock.
+enum Decision {
+    /// It gets this error. `ESTALE` sends it to look again.
+    Fail(Errno),
+    /// It opens a transaction's private version.
+    Join(Arc<Transaction>),
+    /// It opens the version it came for, held open for it if it was sent there.
+    Serve(Option<Arc<Version>>),
+    /// It is to be sent to the current version.
+    Update,
+    /// It comes again when this commit is over.
+    AfterCommit(Arc<Transaction>),
+    /// It waits.
+    Parked,
+}
+
+impl Engine {
+    /// open(2) of a file that exists.
+    ///
+    /// # Errors
+    /// Through `done`: `ETIMEDOUT` after the lock timeout, `EAGAIN` where `O_NONBLOCK` would have
+    /// to wait, `EDEADLK` if waiting would close a cycle, `EINTR` if a signal ended the wait,
+    /// `ESTALE` to make the kernel look the name up again, `EBUSY` for a write through
+    /// `/proc/self/fd/N` of a descriptor opened for reading; and what opening the file of BACKING
+    /// says.
+    pub fn open(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        flags: OpenFlags,
+        done: Done<Opened>,
+    ) {
+        // Of /proc, so before any lock.
+        let writer = flags.changes().then(|| self.writer(caller));
+        if writer.is_some() && self.store.is_none() {
+            return done(Err(Errno::ROFS));
+        }
+        let mut done = Some(done);
+        let mut left_behind = None;
+        let (decision, inode) = {
+            let mut state = self.state.lock();
+            let Some((inode, _)) = state.tree.inode_of(node) else {
+                drop(state);
+                return done.into_iter().for_each(|done| done(Err(Errno::STALE)));
+            };
+            let wish = Wish {
+                caller,
+                writer,
+                node,
+                inode,
+                flags,
+            };
+            let decision = self.decide(&mut state, wish, &mut done, &mut left_behind);
+            (decision, inode)
+        };
+        if let Some(transaction) = left_behind {
+            self.abandon_pending(&transaction);
+        }
+        // Only a parked open has given its callback away.
+        let Some(done) = done else { return };
+        match decision {
+            Decision::Parked => {}
+            Decision::Fail(errno) => done(Err(errno)),
+            Decision::Join(transaction) => done(self.join(&transaction, flags)),
+            Decision::Serve(pin) => done(self.serve(inode, node, pin)),
+            Decision::Update => {
+                done(Err(self.send_to_current(caller, inode, node)));
+            }
+            Decision::AfterCommit(transaction) => {
+                let engine = self.clone();
+                transaction.after_commit(move |_| engine.open(caller, node, flags, done));
+            }
+        }
+    }
+
+    fn decide(
+        &self,
+        state: &mut State,
+        wish: Wish,
+        done: &mut Option<Done<Opened>>,
+        left_behind: &mut Option<Arc<Transaction>>,
+    ) -> Decision {
+        let Wish {
+            caller,
+            node,
+            inode: key,
+            flags,
+            ..
+        } = wish;
+        let redirect = state.redirects.remove(&caller.tid);
+        if let Some(Redirect {
+            transaction: Some(transaction),
+            ..
+        }) = &redirect
+            && transaction.node != node
+        {
+            *left_behind = Some(transaction.clone());
+        }
+        // It was sent to look again, and is where it was sent.
+        let returned = redirect
+            .as_ref()
+            .is_some_and(|r| r.inode == key && r.target == node);
+        // It was sent to look again, and came back to where it was: through a magic link
+        // (/proc/self/fd/N), which has no name to look up. It can't be sent a second time.
+        let magic = !returned
+            && redirect
+                .as_ref()
+                .is_some_and(|r| r.inode == key && r.from == node);
+        if let Some(Content::Transaction(weak)) = state.tree.node(node).map(|n| &n.content)
+            && let Some(transaction) = weak.upgrade()
+            && transaction.is_in_flight()
+        {
+            // Only its owner was told this node id. Others get here by a magic link of a
+            // descriptor they inherited, like a child that opens /dev/stdout.
+            return Decision::Join(transaction);
+        }
+        let Some(inode) = state.tree.inode(key) else {
+            return Decision::Fail(Errno::STALE);
+        };
+        let current = inode.current;
+        let (provisional, rewriting) = (inode.is_provisional(), inode.rewriting);
+        let in_flight = inode.transaction.clone();
+        let mine = in_flight
+            .as_ref()
+            .filter(|t| t.writer.tid == caller.tid)
+            .cloned();
+        if let Some(mine) = mine
+            && !magic
+        {
+            if !mine.is_in_flight() {
+                return Decision::AfterCommit(mine);
+            }
+            let target = mine.node;
+            redirect_to(state, caller, key, node, target, None, None);
+            return Decision::Fail(Errno::STALE);
+        }
+        if flags.changes() {
+            if magic {
+                return Decision::Fail(Errno::BUSY);
+            }
+            return self.want(state, wish, Kind::Writer, done);
+        }
+        let must_wait = self.settings.readers == Readers::Wait || provisional || rewriting;
+        if in_flight.is_some() && must_wait && !returned && !magic {
+            return self.want(state, wish, Kind::Reader, done);
+        }
+        if returned || magic || current == node {
+            let pin = redirect.filter(|_| returned).and_then(|r| r.pin);
+            return Decision::Serve(pin);
+        }
+        Decision::Update
+    }
+
+    /// Asks the lease table, and parks who has to wait.
+    fn want(
+        &self,
+        state: &mut State,
+        wish: Wish,
+        kind: Kind,
+        done: &mut Option<Done<Opened>>,
+    ) -> Decision {
+        let wanted = Wanted {
+            file: Self::file_id(wish.inode),
+            owner: OwnerId(u64::from(wish.caller.tid)),
+            kind,
+            deadline: self.now() + self.settings.lock_timeout,
+            nonblocking: wish.flags.nonblocking,
+        };
+        match (state.leases.acquire(wanted), kind) {
+            (Acquire::Queued(ticket), _) => {
+                if let Some(done) = done.take() {
+                    state.parked.insert(ticket, Parked { wish, done });
+                    self.watching.notify_one();
+                }
+                Decision::Parked
+            }
+            (Acquire::WouldBlock, _) => Decision::Fail(Errno::AGAIN),
+            (Acquire::Deadlock, _) => Decision::Fail(Errno::DEADLK),
+            (Acquire::Granted | Acquire::Joined, Kind::Reader) => Decision::Serve(None),
+            (Acquire::Granted | Acquire::Joined, Kind::Writer) => {
+                self.begin_and_redirect(state, &wish);
+                Decision::Fail(Errno::STALE)
+            }
+        }
+    }
+
+    /// Starts a transaction for who has just got the lease, and sends it there.
+    pub(super) fn begin_and_redirect(&self, state: &mut State, wish: &Wish) {
+        let Some(writer) = wish.writer.clone() else {
+            return;
+        };
+        let transaction = self.begin(state, wish.inode, writer, Phase::Pending);
+        let target = transaction.node;
+        redirect_to(
+            state,
+            wish.caller,
+            wish.inode,
+            wish.node,
+            target,
+            None,
+            Some(transaction),
+        );
+    }
+
+    /// Starts a transaction; the caller of this has the lease.
+    pub(super) fn begin(
+        &self,
+        state: &mut State,
+        key: Key,
+        writer: Writer,
+        phase: Phase,
+    ) -> Arc<Transaction> {
+        let node = state.tree.reserve_node();
+        let reported = state.tree.inode(key).map_or(0, |inode| inode.reported);
+        let transaction = Transaction::new(node, key, reported, writer, self.now(), phase);
+        state.tree.add_transaction(&transaction);
+        transaction
+    }
+
+    /// Sends an opener of a superseded version to the current one, which stays open for it.
+    fn send_to_current(&self, caller: Caller, key: Key, from: NodeId) -> Errno {
+        match self.version(key) {
+            Ok((target, version)) => {
+                let mut state = self.state.lock();
+                redirect_to(&mut state, caller, key, from, target, Some(version), None);
+                Errno::STALE
+            }
+            Err(errno) => errno,
+        }
+    }
+
+    /// The current version of a file, opened if it is not open.
+    pub(super) fn version(&self, key: Key) -> Result<(NodeId, Arc<Version>), Errno> {
+        self.at_place(key, |dir, name, identity| {
+            if let Some(open) = self.open_version(key) {
+                return Ok(open);
+            }
+            let file = dir.open_file(name, OFlags::RDONLY, identity)?;
+            let linked = rustix::fs::fstat(&file)?.st_nlink > 1;
+            let version = Version::new(Arc::new(file), linked);
+            // Somebody may have opened it meanwhile; all must share one.
+            let mut state = self.state.lock();
+            let inode = state.tree.inode_mut(key).ok_or(Errno::STALE)?;
+            inode.linked = linked;
+            let current = inode.current;
+            let node = state.tree.node_mut(current).ok_or(Errno::STALE)?;
+            if let Content::Version(weak) = &node.content
+                && let Some(open) = weak.upgrade()
+            {
+                return Ok((current, open));
+            }
+            node.content = Content::Version(Arc::downgrade(&version));
+            Ok((current, version))
+        })
+    }
+
+    /// The current version, if somebody has it open.
+    fn open_version(&self, key: Key) -> Option<(NodeId, Arc<Version>)> {
+        let state = self.state.lock();
+        let current = state.tree.inode(key)?.current;
+        match &state.tree.node(current)?.content {
+            Content::Version(weak) => Some((current, weak.upgrade()?)),
+            Content::Transaction(_) => None,
+        }
+    }
+
+    /// Opens the version of a node id for reading.
+    pub(super) fn serve(
+        &self,
+        key: Key,
+        node: NodeId,
+        pin: Option<Arc<Version>>,
+    ) -> Result<Opened, Errno> {
+        let open = || match self.state.lock().tree.node(node).map(|n| &n.content) {
+            Some(Content::Version(weak)) => weak.upgrade(),
+            _ => None,
+        };
+        let version = match pin.or_else(open) {
+            Some(version) => version,
+            None => {
+                let (current, version) = self.version(key)?;
+                if current != node {
+                    return Err(Errno::STALE);
+                }
+                version
+            }
+        };
+        let handle = self.add_handle(Handle::reader(version.clone()));
+        Ok(Opened {
+            handle,
+            on: OpenedOn::Version(version),
+        })
+    }
+
+    /// Opens a transaction's private version.
+    fn join(
+        self: &Arc<Self>,
+        transaction: &Arc<Transaction>,
+        flags: OpenFlags,
+    ) -> Result<Opened, Errno> {
+        let first = {
+            let mut inner = transaction.inner.lock();
+            match inner.phase {
+                Phase::Pending | Phase::Open => {}
+                Phase::Closing | Phase::Ended(_) => return Err(Errno::STALE),
+            }
+            let first = inner.phase == Phase::Pending;
+            inner.phase = Phase::Open;
+            inner.handles += 1;
+            inner.mappable |= flags.read_write;
+            first
+        };
+        let ready = self.prepare(transaction, flags, first);
+        if let Err(errno) = ready {
+            self.drop_handle_of(transaction);
+            return Err(errno);
+        }
+        let handle = self.add_handle(Handle::transaction(transaction.clone(), flags.write));
+        Ok(Opened {
+            handle,
+            on: OpenedOn::Transaction {
+                flush: flags.changes(),
+            },
+        })
+    }
+
+    /// What a handle of a transaction needs before its first use.
+    fn prepare(
+        &self,
+        transaction: &Arc<Transaction>,
+        flags: OpenFlags,
+        first: bool,
+    ) -> Result<(), Errno> {
+        if first && !flags.truncate {
+            let (_, base) = self.version(transaction.inode)?;
+            transaction.inner.lock().base = Some(base);
+        }
+        if flags.truncate {
+            self.truncate_to_nothing(transaction)?;
+        }
+        if flags.read_write && transaction.inner.lock().watch.is_none() {
+            let watch = self.processes.watch(transaction.writer.process);
+            transaction.inner.lock().watch = watch;
+        }
+        Ok(())
+    }
+
+    /// open(2) with `O_CREAT` of a name that the kernel believes free.
+    ///
+    /// # Errors
+    /// `EEXIST` with `O_EXCL` if it is not free, else `ESTALE` to have it looked up; what making a
+    /// file there says.
+    pub fn create(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: NodeId,
+        name: &OsStr,
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<(Entry, Opened), Errno> {
+        let writer = self.writer(caller);
+        let store = self.store()?;
+        let (parent, left_behind) = {
+            let mut state = self.state.lock();
+            let redirect = state.redirects.remove(&caller.tid);
+            let (key, _) = state.tree.inode_of(parent).ok_or(Errno::STALE)?;
+            (key, redirect.and_then(|r| r.transaction))
+        };
+        if let Some(transaction) = left_behind {
+            self.abandon_pending(&transaction);
+        }
+        self.check_visible(parent, name)?;
+        let _names = self.names_exclusive(parent);
+        let taken = if flags.exclusive {
+            Errno::EXIST
+        } else {
+            Errno::STALE
+        };
+        if self.is_provisional(parent, name) {
+            return Err(taken);
+        }
+        let dir = self.dir(parent)?;
+        match dir.stat_at(name) {
+            Err(Errno::NOENT) => {}
+            Ok(_) => return Err(taken),
+            Err(e) => return Err(e),
+        }
+        let shadow = Shadow::create(&dir, store, mode)?;
+        self.give_to(shadow.file(), &dir, caller)?;
+        let stat = rustix::fs::fstat(shadow.file())?;
+        let transaction = {
+            let mut state = self.state.lock();
+            let identity = crate::backing::identity(&stat);
+            let key = state.tree.provisional(identity, parent, name);
+            // A new inode: nobody else can hold it.
+            let granted = state.leases.acquire(Wanted {
+                file: Self::file_id(key),
+                owner: OwnerId(u64::from(caller.tid)),
+                kind: Kind::Writer,
+                deadline: self.now(),
+                nonblocking: true,
+            });
+            debug_assert_eq!(granted, Acquire::Granted);
+            self.begin(&mut state, key, writer, Phase::Open)
+        };
+        let watch = flags
+            .read_write
+            .then(|| self.processes.watch(transaction.writer.process));
+        {
+            let mut inner = transaction.inner.lock();
+            inner.shadow = Some(Arc::new(shadow));
+            inner.dirty = true;
+            inner.handles = 1;
+            inner.mappable = flags.read_write;
+            inner.watch = watch.flatten();
+        }
+        self.state.lock().tree.looked_up(transaction.node);
+        let entry = Entry::private(&transaction, stat);
+        let handle = self.add_handle(Handle::transaction(transaction, flags.write));
+        let on = OpenedOn::Transaction { flush: true };
+        Ok((entry, Opened { handle, on }))
+    }
+}
+
+/// An open that has to be decided.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Who.
+    pub caller: Caller,
+    /// Who, as `/proc` tells, if it wants to write.
+    pub writer: Option<Writer>,
+    /// The node id it came with.
+    pub node: NodeId,
+    /// The file.
+    pub inode: Key,
+    /// How.
+    pub flags: OpenFlags,
+}
+
+/// Notes where LOOKUP is to send a thread.
+pub(super) fn redirect_to(
+    state: &mut State,
+    caller: Caller,
+    inode: Key,
+    from: NodeId,
+    target: NodeId,
+    pin: Option<Arc<Version>>,
+    transaction: Option<Arc<Transaction>>,
+) {
+    let redirect = Redirect {
+        inode,
+        from,
+        target,
+        pin,
+        transaction,
+        since: Instant::now(),
+    };
+    state.redirects.insert(caller.tid, redirect);
+}

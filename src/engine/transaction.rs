@@ -1,0 +1,235 @@
+//! A writer's private version under construction.
+
+use super::tree::{Key, NodeId};
+use super::version::Version;
+use crate::backing::shadow::{self, Shadow};
+use crate::backing::{Errno, Stat};
+use crate::owner::ProcessWatch;
+use crate::sync::{Arc, Mutex, RwLock};
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::time::Duration;
+
+/// Who opened a file to write it.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    /// The thread: the owner of the lease.
+    pub tid: u32,
+    /// Its process.
+    pub process: u32,
+    /// Its name, for the log.
+    pub program: String,
+}
+
+/// How far a transaction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its opener was sent to look the name up again, and has not come back yet.
+    Pending,
+    /// It has open handles.
+    Open,
+    /// Its last close has happened; it is being committed or rolled back.
+    Closing,
+    /// It is over.
+    Ended(Result<(), Errno>),
+}
+
+/// Why a transaction lost its name.
+#[derive(Clone, Debug)]
+pub struct Detached {
+    /// The path it had.
+    pub path: String,
+    /// By the program that writes it: then it meant to throw the content away.
+    pub by_writer: bool,
+    /// For the log.
+    pub reason: &'static str,
+}
+
+/// Attributes set by the writer through its handle: they win over the file's at commit.
+#[derive(Debug, Default)]
+pub struct Explicit {
+    /// chmod.
+    pub mode: bool,
+    /// chown.
+    pub owner: bool,
+    /// setxattr and removexattr, by name.
+    pub xattrs: HashSet<OsString>,
+}
+
+/// A transaction. Its lease is held by `writer.tid` until it ends.
+#[derive(Debug)]
+pub struct Transaction {
+    /// The node id of its private version.
+    pub node: NodeId,
+    /// The file it is for.
+    pub inode: Key,
+    /// The inode number that programs see.
+    pub reported: u64,
+    /// Who opened it.
+    pub writer: Writer,
+    /// When, since the engine's start.
+    pub began: Duration,
+    /// The rest, which changes.
+    pub inner: Mutex<Inner>,
+    /// Held while the shadow is made, which may copy a large file; never by an event thread.
+    pub copying: Mutex<()>,
+    /// Shared while bytes go into the shadow; exclusive for the moment from which on it must not
+    /// change any more.
+    pub writing: RwLock<()>,
+}
+
+/// The changing part of a [`Transaction`].
+#[derive(Debug)]
+pub struct Inner {
+    /// How far it is.
+    pub phase: Phase,
+    /// Open handles of its node id.
+    pub handles: u32,
+    /// The version it starts from; `None`: from nothing.
+    pub base: Option<Arc<Version>>,
+    /// The shadow, once something was written.
+    pub shadow: Option<Arc<Shadow>>,
+    /// The shadow was published by fsync(2) and belongs to a version now: copy before writing.
+    pub published: bool,
+    /// It differs from what is committed.
+    pub dirty: bool,
+    /// A write failed: it can't be committed any more (W8).
+    pub failed: Option<Errno>,
+    /// The process of its last write died of this signal (W9).
+    pub died: Option<(u32, i32)>,
+    /// The thread and the process of the last write.
+    pub last_writer: Option<(u32, u32)>,
+    /// A process other than the opener's has closed a copy of the descriptor.
+    pub closed_elsewhere: bool,
+    /// It has a handle that can be mapped for writing.
+    pub mappable: bool,
+    /// How the opener's process ends, for writes by a mapping that come after close().
+    pub watch: Option<ProcessWatch>,
+    /// Attributes set by its writer.
+    pub explicit: Explicit,
+    /// The file's attributes when the shadow got its copy of them.
+    pub attributes_of: Option<Stat>,
+    /// Written by someone without privileges: set-user-id and capabilities go.
+    pub privileges_dropped: bool,
+    /// It has no name any more.
+    pub detached: Option<Detached>,
+    /// Bytes written so far.
+    pub written: u64,
+    /// What to do when it has ended.
+    pub at_end: Vec<Continuation>,
+}
+
+/// Work that waits for a transaction to end.
+pub struct Continuation(pub Box<dyn FnOnce(Result<(), Errno>) + Send>);
+
+impl std::fmt::Debug for Continuation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Continuation")
+    }
+}
+
+impl Transaction {
+    /// A transaction that has just got its lease.
+    pub fn new(
+        node: NodeId,
+        inode: Key,
+        reported: u64,
+        writer: Writer,
+        began: Duration,
+        phase: Phase,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            inode,
+            reported,
+            writer,
+            began,
+            inner: Mutex::new(Inner {
+                phase,
+                handles: 0,
+                base: None,
+                shadow: None,
+                published: false,
+                dirty: false,
+                failed: None,
+                died: None,
+                last_writer: None,
+                closed_elsewhere: false,
+                mappable: false,
+                watch: None,
+                explicit: Explicit::default(),
+                attributes_of: None,
+                privileges_dropped: false,
+                detached: None,
+                written: 0,
+                at_end: Vec::new(),
+            }),
+            copying: Mutex::new(()),
+            writing: RwLock::new(()),
+        })
+    }
+
+    /// Is it open, or about to be?
+    pub fn is_in_flight(&self) -> bool {
+        matches!(self.inner.lock().phase, Phase::Pending | Phase::Open)
+    }
+
+    /// Has its last close happened, and its end not yet?
+    pub fn is_closing(&self) -> bool {
+        self.inner.lock().phase == Phase::Closing
+    }
+
+    /// Has `work` done when the commit that is under way is over; at once if it is over already.
+    pub fn after_commit(&self, work: impl FnOnce(Result<(), Errno>) + Send + 'static) {
+        let mut inner = self.inner.lock();
+        if inner.phase == Phase::Closing {
+            inner.at_end.push(Continuation(Box::new(work)));
+            return;
+        }
+        drop(inner);
+        work(Ok(()));
+    }
+}
+
+impl Inner {
+    /// The file that holds its content now, if there is one (else it is empty).
+    pub fn content(&self) -> Option<Arc<File>> {
+        match &self.shadow {
+            Some(shadow) => Some(shadow.file().clone()),
+            None => self.base.as_ref().map(|base| base.file()),
+        }
+    }
+
+    /// The shadow if it can be written as it is.
+    pub fn writable(&self) -> Option<Arc<Shadow>> {
+        self.shadow.clone().filter(|_| !self.published)
+    }
+
+    /// A write by `tid` of `process` reached it.
+    pub fn wrote(&mut self, tid: u32, process: u32) {
+        self.dirty = true;
+        self.last_writer = Some((tid, process));
+        // Whoever wrote last decides, and that one lives.
+        self.died = None;
+    }
+
+    /// Did the process that decides (W9) die of a signal? Called with each process seen dying.
+    pub fn note_death(&mut self, opener: u32, process: u32, signal: i32) {
+        let decides = self.last_writer.map_or(opener, |(_, process)| process);
+        if decides == process {
+            self.died = Some((process, signal));
+        }
+    }
+
+    /// Clears the bits that a write by someone without privileges clears, once.
+    pub fn drop_privileges(&mut self) -> Result<(), Errno> {
+        if !self.privileges_dropped {
+            if let Some(shadow) = &self.shadow {
+                shadow::drop_privileges(shadow.file())?;
+            }
+            self.privileges_dropped = true;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,500 @@
+//! What the kernel knows of the mount: inodes, their names, and the node ids it calls them by.
+//!
+//! The kernel keeps its page cache, its idea of the size and the passthrough file by node id. So
+//! every version of a file has a node id of its own, and an [`Inode`] is what stays: the number
+//! that `stat` reports, the names, and which node id is the file now.
+//!
+//! A plain data structure without I/O. Names are kept for what the kernel has looked up, and go
+//! when it forgets, so memory is bounded by the kernel's own cache.
+
+use super::transaction::Transaction;
+use super::version::Version;
+use crate::backing::Identity;
+use crate::sync::{Arc, Weak};
+use rustix::fs::FileType;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+
+/// A FUSE node id: one version of a file, or a directory, symbolic link or special file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u64);
+
+/// An inode of the table: one file through all its versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(pub u64);
+
+/// The root of the mount, as a node id (FUSE_ROOT_ID).
+pub const ROOT_NODE: NodeId = NodeId(1);
+/// The root of the mount, as an inode.
+pub const ROOT: Key = Key(1);
+
+/// Inode numbers for files whose own number in BACKING is taken by another file of the mount
+/// (or lies on another device) start here.
+const RENUMBERED: u64 = 1 << 56;
+
+/// One name of an inode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// The directory it is in.
+    pub parent: Key,
+    /// The name in that directory.
+    pub name: Arc<OsStr>,
+}
+
+/// One file, through all its versions.
+#[derive(Debug)]
+pub struct Inode {
+    /// `st_ino` as programs see it; the same for the life of the mount.
+    pub reported: u64,
+    /// What it is.
+    pub kind: FileType,
+    /// Which file of BACKING it is now; `None` while it is being created and not there yet.
+    pub identity: Option<Identity>,
+    /// Its names that are known.
+    pub names: Vec<Name>,
+    /// The node id that is the file for whoever looks it up.
+    pub current: NodeId,
+    /// The transaction in flight.
+    pub transaction: Option<Arc<Transaction>>,
+    /// It was seen with more than one hard link.
+    pub linked: bool,
+    /// Being created, and renamed over a file that exists: its commit replaces that one.
+    pub replaces: bool,
+    /// Its inode in BACKING is being rewritten in place: nobody may open it now.
+    pub rewriting: bool,
+    /// How often the kernel has looked up any of its node ids and not forgotten them.
+    lookups: u64,
+    /// How many names in it are known (of a directory).
+    children: u32,
+}
+
+impl Inode {
+    /// It is being created: it has names in the mount, and none in BACKING yet.
+    pub fn is_provisional(&self) -> bool {
+        self.identity.is_none()
+    }
+}
+
+/// What a node id stands for.
+#[derive(Debug)]
+pub enum Content {
+    /// A committed version (alive while somebody has it open), or a file that has no versions.
+    Version(Weak<Version>),
+    /// A transaction's private version.
+    Transaction(Weak<Transaction>),
+}
+
+/// A node id that the kernel knows, or is about to be told.
+#[derive(Debug)]
+pub struct Node {
+    /// Whose version it is.
+    pub inode: Key,
+    /// What it stands for.
+    pub content: Content,
+    lookups: u64,
+}
+
+/// The table of everything the kernel knows.
+#[derive(Debug)]
+pub struct Tree {
+    inodes: HashMap<Key, Inode>,
+    nodes: HashMap<NodeId, Node>,
+    identities: HashMap<Identity, Key>,
+    children: HashMap<(Key, Arc<OsStr>), Key>,
+    /// The names of files being created, by directory: BACKING's own listing lacks them.
+    provisional: HashMap<Key, HashSet<Arc<OsStr>>>,
+    /// The number to report for files whose number in BACKING is not it.
+    renumbered: HashMap<Identity, u64>,
+    /// Numbers that are reported for such a file, and so are not free for the file of BACKING
+    /// that has that number now.
+    taken: HashSet<u64>,
+    device: u64,
+    next: u64,
+    next_number: u64,
+}
+
+impl Tree {
+    /// A table that knows the root only.
+    pub fn new(root: Identity) -> Self {
+        let mut tree = Self {
+            inodes: HashMap::new(),
+            nodes: HashMap::new(),
+            identities: HashMap::new(),
+            children: HashMap::new(),
+            provisional: HashMap::new(),
+            renumbered: HashMap::new(),
+            taken: HashSet::new(),
+            device: root.dev,
+            next: ROOT.0 + 1,
+            next_number: RENUMBERED,
+        };
+        let inode = Inode {
+            reported: root.ino,
+            kind: FileType::Directory,
+            identity: Some(root),
+            names: Vec::new(),
+            current: ROOT_NODE,
+            transaction: None,
+            linked: false,
+            replaces: false,
+            rewriting: false,
+            lookups: 1,
+            children: 0,
+        };
+        tree.inodes.insert(ROOT, inode);
+        tree.identities.insert(root, ROOT);
+        let node = Node {
+            inode: ROOT,
+            content: Content::Version(Weak::new()),
+            lookups: 1,
+        };
+        tree.nodes.insert(ROOT_NODE, node);
+        tree
+    }
+
+    /// A node id, if the kernel may use it.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(&id)
+    }
+
+    /// The same, to change what it stands for.
+    pub fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
+        self.nodes.get_mut(&id)
+    }
+
+    /// An inode.
+    pub fn inode(&self, key: Key) -> Option<&Inode> {
+        self.inodes.get(&key)
+    }
+
+    /// The same, to change it.
+    pub fn inode_mut(&mut self, key: Key) -> Option<&mut Inode> {
+        self.inodes.get_mut(&key)
+    }
+
+    /// The inode a node id belongs to.
+    pub fn inode_of(&self, id: NodeId) -> Option<(Key, &Inode)> {
+        let key = self.nodes.get(&id)?.inode;
+        Some((key, self.inodes.get(&key)?))
+    }
+
+    /// The inode known under a name.
+    pub fn child(&self, parent: Key, name: &OsStr) -> Option<Key> {
+        // The key type owns its name; a lookup by reference needs one allocation less per call
+        // with a borrowed key, and this is not where the time goes.
+        self.children.get(&(parent, Arc::from(name))).copied()
+    }
+
+    /// The names of files being created in a directory.
+    pub fn provisional_names(&self, parent: Key) -> Vec<(Arc<OsStr>, Key)> {
+        let names = self.provisional.get(&parent).into_iter().flatten();
+        names
+            .filter_map(|name| Some((name.clone(), *self.children.get(&(parent, name.clone()))?)))
+            .collect()
+    }
+
+    /// All inodes with a transaction in flight.
+    pub fn in_flight(&self) -> Vec<Arc<Transaction>> {
+        let all = self.inodes.values();
+        all.filter_map(|inode| inode.transaction.clone()).collect()
+    }
+
+    /// How many inodes and node ids are known.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.inodes.len(), self.nodes.len())
+    }
+
+    /// The way from the root to an inode, by its first name.
+    pub fn path(&self, key: Key) -> Option<Vec<OsString>> {
+        let mut path = Vec::new();
+        let mut at = key;
+        while at != ROOT {
+            let name = self.inodes.get(&at)?.names.first()?;
+            path.push(name.name.to_os_string());
+            at = name.parent;
+        }
+        path.reverse();
+        Some(path)
+    }
+
+    /// The inode for a file of BACKING, made if it is new, under the name it was found by.
+    pub fn found(&mut self, identity: Identity, kind: FileType, parent: Key, name: &OsStr) -> Key {
+        let known = self.identities.get(&identity).copied();
+        // The same number with another type is another file: the old one was removed behind the
+        // mount's back and its number used again.
+        let key = match known.filter(|key| self.inodes[key].kind == kind) {
+            Some(key) => key,
+            None => {
+                let reported = self.number(identity);
+                let key = self.insert(reported, kind, Some(identity));
+                self.identities.insert(identity, key);
+                key
+            }
+        };
+        self.attach(key, parent, name);
+        key
+    }
+
+    /// An inode for a file being created; `identity` is that of its shadow.
+    pub fn provisional(&mut self, identity: Identity, parent: Key, name: &OsStr) -> Key {
+        let reported = self.number(identity);
+        let key = self.insert(reported, FileType::RegularFile, None);
+        self.attach(key, parent, name);
+        key
+    }
+
+    fn insert(&mut self, reported: u64, kind: FileType, identity: Option<Identity>) -> Key {
+        let key = Key(self.fresh());
+        let current = NodeId(self.fresh());
+        let inode = Inode {
+            reported,
+            kind,
+            identity,
+            names: Vec::new(),
+            current,
+            transaction: None,
+            linked: false,
+            replaces: false,
+            rewriting: false,
+            lookups: 0,
+            children: 0,
+        };
+        self.inodes.insert(key, inode);
+        self.add_node(current, key, Content::Version(Weak::new()));
+        key
+    }
+
+    fn add_node(&mut self, id: NodeId, inode: Key, content: Content) {
+        let node = Node {
+            inode,
+            content,
+            lookups: 0,
+        };
+        self.nodes.insert(id, node);
+    }
+
+    fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// A node id for a transaction, before the transaction itself exists.
+    pub fn reserve_node(&mut self) -> NodeId {
+        NodeId(self.fresh())
+    }
+
+    /// Puts a transaction's node id to use.
+    pub fn add_transaction(&mut self, transaction: &Arc<Transaction>) {
+        let content = Content::Transaction(Arc::downgrade(transaction));
+        self.add_node(transaction.node, transaction.inode, content);
+        if let Some(inode) = self.inodes.get_mut(&transaction.inode) {
+            inode.transaction = Some(transaction.clone());
+        }
+    }
+
+    /// The number to report for a file of BACKING.
+    pub fn number(&mut self, identity: Identity) -> u64 {
+        if let Some(number) = self.renumbered.get(&identity) {
+            return *number;
+        }
+        if identity.dev == self.device && !self.taken.contains(&identity.ino) {
+            return identity.ino;
+        }
+        self.next_number += 1;
+        self.renumbered.insert(identity, self.next_number);
+        self.next_number
+    }
+
+    /// A new version was published: the inode is now another file of BACKING. Whoever looks it up
+    /// from now on gets a fresh node id, unless the file had no version before.
+    pub fn published(&mut self, key: Key, identity: Identity, version: &Arc<Version>) {
+        let fresh = NodeId(self.fresh());
+        let Some(inode) = self.inodes.get_mut(&key) else {
+            return;
+        };
+        let old = inode.identity.replace(identity);
+        let reported = inode.reported;
+        let previous = inode.current;
+        if old.is_some() {
+            inode.current = fresh;
+        } else {
+            let names: Vec<Name> = inode.names.clone();
+            for name in names {
+                self.settle(&name);
+            }
+        }
+        if let Some(old) = old {
+            self.identities.remove(&old);
+            self.renumbered.remove(&old);
+            let content = Content::Version(Arc::downgrade(version));
+            self.add_node(fresh, key, content);
+            self.drop_node_if_unused(previous);
+        } else if let Some(node) = self.nodes.get_mut(&previous) {
+            node.content = Content::Version(Arc::downgrade(version));
+        }
+        self.identities.insert(identity, key);
+        if identity.dev != self.device || identity.ino != reported {
+            self.renumbered.insert(identity, reported);
+            self.taken.insert(reported);
+        }
+    }
+
+    /// The file of BACKING is gone: its numbers are free for another.
+    pub fn removed(&mut self, key: Key) {
+        let Some(inode) = self.inodes.get(&key) else {
+            return;
+        };
+        if let Some(identity) = inode.identity {
+            if self.identities.get(&identity) == Some(&key) {
+                self.identities.remove(&identity);
+            }
+            if self.renumbered.remove(&identity).is_some() {
+                self.taken.remove(&inode.reported);
+            }
+        }
+    }
+
+    /// Gives an inode a name; whatever had that name loses it.
+    pub fn attach(&mut self, key: Key, parent: Key, name: &OsStr) {
+        let name: Arc<OsStr> = Arc::from(name);
+        match self.children.get(&(parent, name.clone())) {
+            Some(known) if *known == key => return,
+            Some(_) => drop(self.detach(parent, &name)),
+            None => {}
+        }
+        let Some(inode) = self.inodes.get_mut(&key) else {
+            return;
+        };
+        inode.names.push(Name {
+            parent,
+            name: name.clone(),
+        });
+        if inode.is_provisional() {
+            self.provisional
+                .entry(parent)
+                .or_default()
+                .insert(name.clone());
+        }
+        self.children.insert((parent, name), key);
+        if let Some(parent) = self.inodes.get_mut(&parent) {
+            parent.children += 1;
+        }
+    }
+
+    /// Takes a name away; returns whose it was.
+    pub fn detach(&mut self, parent: Key, name: &OsStr) -> Option<Key> {
+        let name = Name {
+            parent,
+            name: Arc::from(name),
+        };
+        let key = self.children.remove(&(parent, name.name.clone()))?;
+        self.settle(&name);
+        if let Some(inode) = self.inodes.get_mut(&key) {
+            inode.names.retain(|n| *n != name);
+        }
+        if let Some(parent) = self.inodes.get_mut(&parent) {
+            parent.children -= 1;
+        }
+        self.reap(parent);
+        Some(key)
+    }
+
+    /// A name is no longer that of a file being created.
+    fn settle(&mut self, name: &Name) {
+        if let Some(names) = self.provisional.get_mut(&name.parent) {
+            names.remove(&name.name);
+            if names.is_empty() {
+                self.provisional.remove(&name.parent);
+            }
+        }
+    }
+
+    /// The kernel was told of a node id once more.
+    pub fn looked_up(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.lookups += 1;
+            if let Some(inode) = self.inodes.get_mut(&node.inode) {
+                inode.lookups += 1;
+            }
+        }
+    }
+
+    /// The kernel forgets a node id that it was told of `times` times.
+    pub fn forget(&mut self, id: NodeId, times: u64) {
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return;
+        };
+        let times = times.min(node.lookups);
+        node.lookups -= times;
+        let key = node.inode;
+        if let Some(inode) = self.inodes.get_mut(&key) {
+            inode.lookups -= times;
+        }
+        self.drop_node_if_unused(id);
+        self.reap(key);
+    }
+
+    fn drop_node_if_unused(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get(&id) else {
+            return;
+        };
+        let needed = match self.inodes.get(&node.inode) {
+            Some(inode) => {
+                let in_flight = inode.transaction.as_ref().is_some_and(|t| t.node == id);
+                inode.current == id || in_flight
+            }
+            None => false,
+        };
+        if node.lookups == 0 && !needed {
+            self.nodes.remove(&id);
+        }
+    }
+
+    /// A transaction ended: its node id stays only while the kernel uses it.
+    pub fn transaction_ended(&mut self, transaction: &Transaction) {
+        if let Some(inode) = self.inodes.get_mut(&transaction.inode)
+            && let Some(in_flight) = &inode.transaction
+            && in_flight.node == transaction.node
+        {
+            inode.transaction = None;
+        }
+        self.drop_node_if_unused(transaction.node);
+        self.reap(transaction.inode);
+    }
+
+    /// Drops an inode that nobody needs, and then its directory if that was the last child.
+    fn reap(&mut self, key: Key) {
+        let mut at = key;
+        while at != ROOT {
+            let Some(inode) = self.inodes.get(&at) else {
+                return;
+            };
+            if inode.lookups > 0 || inode.children > 0 || inode.transaction.is_some() {
+                return;
+            }
+            let names = inode.names.clone();
+            let current = inode.current;
+            if let Some(identity) = inode.identity
+                && self.identities.get(&identity) == Some(&at)
+            {
+                self.identities.remove(&identity);
+            }
+            self.inodes.remove(&at);
+            self.nodes.remove(&current);
+            let Some(first) = names.first().cloned() else {
+                return;
+            };
+            for name in names {
+                self.children.remove(&(name.parent, name.name.clone()));
+                self.settle(&name);
+                if let Some(parent) = self.inodes.get_mut(&name.parent) {
+                    parent.children -= 1;
+                }
+                if name.parent != first.parent {
+                    self.reap(name.parent);
+                }
+            }
+            at = first.parent;
+        }
+    }
+}

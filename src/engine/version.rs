@@ -1,0 +1,64 @@
+//! A committed version that somebody has open.
+
+use crate::sync::{Arc, Mutex, RwLock, Weak};
+use std::any::Any;
+use std::fs::File;
+
+/// What the layer above keeps for a version that the kernel reads by itself (for FUSE: the
+/// registered backing file). It lives as long as an open handle of the version.
+pub type KernelFile = Arc<dyn Any + Send + Sync>;
+
+/// How the kernel reads a version. A node id can only have one way at a time, so the first open
+/// decides for all that come while it lasts.
+#[derive(Debug, Default)]
+pub enum Reading {
+    /// Nobody has decided yet.
+    #[default]
+    Undecided,
+    /// The kernel reads the file of BACKING by itself.
+    Passthrough(Weak<dyn Any + Send + Sync>),
+    /// The kernel asks, and caches.
+    Cached,
+}
+
+/// A committed version, immutable, held open by its handles.
+#[derive(Debug)]
+pub struct Version {
+    /// Behind a lock only for the commit that rewrites an inode in place: it gives the readers of
+    /// the old version a copy of it first.
+    file: RwLock<Arc<File>>,
+    /// How the kernel reads it.
+    pub reading: Mutex<Reading>,
+}
+
+impl Version {
+    /// A version whose content is `file`. With `may_change`, the kernel must not read the file by
+    /// itself, since the next commit will rewrite it in place.
+    pub fn new(file: Arc<File>, may_change: bool) -> Arc<Self> {
+        let reading = if may_change {
+            Reading::Cached
+        } else {
+            Reading::Undecided
+        };
+        Arc::new(Self {
+            file: RwLock::new(file),
+            reading: Mutex::new(reading),
+        })
+    }
+
+    /// Its content.
+    pub fn file(&self) -> Arc<File> {
+        self.file.read().clone()
+    }
+
+    /// Puts a copy of the content in the place of the file that is about to change. False if the
+    /// kernel reads the file by itself, so that its readers can't be moved.
+    pub fn move_to(&self, copy: Arc<File>) -> bool {
+        if matches!(&*self.reading.lock(), Reading::Passthrough(token) if token.strong_count() > 0)
+        {
+            return false;
+        }
+        *self.file.write() = copy;
+        true
+    }
+}

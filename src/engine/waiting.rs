@@ -1,0 +1,266 @@
+//! The opens that wait, and the thread that looks after them.
+//!
+//! A waiter leaves in one of four ways: its turn comes ([`Engine::wake`]), its time is up, a
+//! signal for it is pending, or its file loses its name. The kernel would tell of the signal by a
+//! FUSE_INTERRUPT request, but fuser answers that itself; so while anybody waits, the thread here
+//! asks `/proc` every [`LOOK`].
+
+use super::open::{Opened, Wish, redirect_to};
+use super::transaction::{Phase, Transaction};
+use super::tree::NodeId;
+use super::version::Version;
+use super::{Done, Engine, State};
+use crate::backing::Errno;
+use crate::leases::{Kind, Ticket, Wake};
+use crate::sync::Arc;
+use log::warn;
+use std::time::Duration;
+
+/// How often waiters are asked for pending signals: W3 promises 100 ms.
+const LOOK: Duration = Duration::from_millis(40);
+/// How often the thread looks when nobody waits: for openers that were sent to look their name up
+/// again and died before they came back.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long such an opener may take. It needs microseconds; a stopped one may never come.
+const COME_BACK: Duration = Duration::from_secs(5);
+
+/// An open that waits.
+pub(crate) struct Parked {
+    /// What it wants.
+    pub wish: Wish,
+    /// Where its answer goes.
+    pub done: Done<Opened>,
+}
+
+impl std::fmt::Debug for Parked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Parked").field(&self.wish).finish()
+    }
+}
+
+/// An open that need not wait any more, to be answered once the state lock is given back.
+pub(super) struct Completion {
+    parked: Parked,
+    answer: Answer,
+}
+
+enum Answer {
+    Fail(Errno),
+    Serve,
+}
+
+impl Engine {
+    /// Decides for those whom the end of a lease woke. `published` is the version that the ended
+    /// transaction left, if it left one.
+    pub(super) fn wake(
+        &self,
+        state: &mut State,
+        woken: Vec<Wake>,
+        published: Option<&Arc<Version>>,
+        gone: bool,
+    ) -> Vec<Completion> {
+        let mut completions = Vec::with_capacity(woken.len());
+        for wake in woken {
+            let Some(parked) = state.parked.remove(&wake.ticket) else {
+                continue;
+            };
+            let wish = &parked.wish;
+            let current = state.tree.inode(wish.inode).map(|inode| inode.current);
+            let answer = match (wake.kind, current) {
+                _ if gone => Answer::Fail(Errno::STALE),
+                (_, None) => Answer::Fail(Errno::STALE),
+                (Kind::Writer, Some(_)) => {
+                    self.begin_and_redirect(state, wish);
+                    Answer::Fail(Errno::STALE)
+                }
+                (Kind::Reader, Some(current)) if current == wish.node => Answer::Serve,
+                (Kind::Reader, Some(current)) => {
+                    let (caller, inode, from) = (wish.caller, wish.inode, wish.node);
+                    redirect_to(
+                        state,
+                        caller,
+                        inode,
+                        from,
+                        current,
+                        published.cloned(),
+                        None,
+                    );
+                    Answer::Fail(Errno::STALE)
+                }
+            };
+            completions.push(Completion { parked, answer });
+        }
+        completions
+    }
+
+    /// Answers them.
+    pub(super) fn complete(&self, completions: Vec<Completion>) {
+        for Completion { parked, answer } in completions {
+            let result = match answer {
+                Answer::Fail(errno) => Err(errno),
+                Answer::Serve => self.serve(parked.wish.inode, parked.wish.node, None),
+            };
+            (parked.done)(result);
+        }
+    }
+
+    /// The node id that LOOKUP gives a thread for a file.
+    pub(super) fn view(state: &State, tid: u32, inode: super::Key) -> Option<NodeId> {
+        if let Some(redirect) = state.redirects.get(&tid)
+            && redirect.inode == inode
+        {
+            return Some(redirect.target);
+        }
+        let inode = state.tree.inode(inode)?;
+        match &inode.transaction {
+            Some(mine) if mine.writer.tid == tid && mine.is_in_flight() => Some(mine.node),
+            _ => Some(inode.current),
+        }
+    }
+
+    /// The body of the thread that looks after waiters; returns after [`Engine::stop_watching`].
+    pub fn watch(self: &Arc<Self>) {
+        loop {
+            let (expired, waiters, sent) = {
+                let mut state = self.state.lock();
+                let nap = self.nap(&state);
+                self.watching.wait_for(&mut state, nap);
+                let tickets = state.leases.expire(self.now());
+                let expired: Vec<Parked> = tickets
+                    .iter()
+                    .filter_map(|ticket| state.parked.remove(ticket))
+                    .collect();
+                let waiters: Vec<(Ticket, u32)> = state
+                    .parked
+                    .iter()
+                    .map(|(ticket, parked)| (*ticket, parked.wish.caller.tid))
+                    .collect();
+                let sent: Vec<(u32, bool)> = state
+                    .redirects
+                    .iter()
+                    .map(|(tid, r)| (*tid, r.since.elapsed() > COME_BACK))
+                    .collect();
+                (expired, waiters, sent)
+            };
+            if *self.watcher_stop.lock() {
+                return self.fail_waiters();
+            }
+            for parked in expired {
+                self.timed_out(parked);
+            }
+            self.end_interrupted(&waiters);
+            self.end_lost(&sent);
+        }
+    }
+
+    fn nap(&self, state: &State) -> Duration {
+        let until_deadline = state
+            .leases
+            .next_deadline()
+            .map(|deadline| deadline.saturating_sub(self.now()));
+        let look = if state.parked.is_empty() { IDLE } else { LOOK };
+        until_deadline.map_or(look, |d| d.min(look))
+    }
+
+    fn timed_out(&self, parked: Parked) {
+        let wish = &parked.wish;
+        let (holder, path) = {
+            let state = self.state.lock();
+            let inode = state.tree.inode(wish.inode);
+            (
+                inode.and_then(|i| i.transaction.clone()),
+                state.tree.path(wish.inode),
+            )
+        };
+        let thread = self.processes.thread(wish.caller.tid);
+        let holder = holder.map_or(String::from("nobody any more"), |t| {
+            format!("pid {} ({})", t.writer.process, t.writer.program)
+        });
+        warn!(
+            "{}: open by pid {} ({}) timed out after {:?}: {} is writing it",
+            super::lookup::show(path),
+            thread.as_ref().map_or(wish.caller.tid, |t| t.process),
+            thread.as_ref().map_or("?", |t| &t.name),
+            self.settings.lock_timeout,
+            holder
+        );
+        (parked.done)(Err(Errno::TIMEDOUT));
+    }
+
+    /// Ends the waits of those for whom a signal is pending.
+    fn end_interrupted(&self, waiters: &[(Ticket, u32)]) {
+        for (ticket, tid) in waiters {
+            let ended = match self.processes.thread(*tid) {
+                Some(thread) => thread.interrupted,
+                // Not to be seen from here (another pid namespace), or gone.
+                None => *tid != 0 && !thread_exists(*tid),
+            };
+            if !ended {
+                continue;
+            }
+            let parked = {
+                let mut state = self.state.lock();
+                if state.leases.cancel(*ticket) {
+                    state.parked.remove(ticket)
+                } else {
+                    None
+                }
+            };
+            if let Some(parked) = parked {
+                (parked.done)(Err(Errno::INTR));
+            }
+        }
+    }
+
+    /// Takes the lease back from openers that were sent to look again and did not come.
+    fn end_lost(self: &Arc<Self>, sent: &[(u32, bool)]) {
+        for (tid, late) in sent {
+            if !late && self.processes.thread(*tid).is_some_and(|t| !t.exiting) {
+                continue;
+            }
+            let redirect = self.state.lock().redirects.remove(tid);
+            if let Some(transaction) = redirect.and_then(|r| r.transaction) {
+                self.abandon_pending(&transaction);
+            }
+        }
+    }
+
+    /// Ends a transaction whose opener never came for it.
+    pub(super) fn abandon_pending(self: &Arc<Self>, transaction: &Arc<Transaction>) {
+        {
+            let mut inner = transaction.inner.lock();
+            if inner.phase != Phase::Pending {
+                return;
+            }
+            inner.phase = Phase::Closing;
+        }
+        self.end(transaction, Ok(()), None);
+    }
+
+    /// Makes [`Engine::watch`] return, and every wait end.
+    pub fn stop_watching(&self) {
+        *self.watcher_stop.lock() = true;
+        self.watching.notify_all();
+    }
+
+    fn fail_waiters(&self) {
+        let parked: Vec<Parked> = {
+            let mut state = self.state.lock();
+            let tickets: Vec<Ticket> = state.parked.keys().copied().collect();
+            for ticket in &tickets {
+                state.leases.cancel(*ticket);
+            }
+            tickets
+                .iter()
+                .filter_map(|t| state.parked.remove(t))
+                .collect()
+        };
+        for parked in parked {
+            (parked.done)(Err(Errno::NOTCONN));
+        }
+    }
+}
+
+fn thread_exists(tid: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{tid}")).exists()
+}

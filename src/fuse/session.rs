@@ -1,0 +1,318 @@
+//! One mount, from its beginning to its end.
+
+use super::Adapter;
+use super::wire::Device;
+use crate::backing::recover::recover;
+use crate::backing::store::{OpenError, Store};
+use crate::backing::{Dir, Errno};
+use crate::config::MountConfig;
+use crate::engine::{Engine, Settings};
+use crate::owner::Proc;
+use crate::sync::{Arc, OnceLock};
+use fuser::{Config, MountOption, Session, SessionACL};
+use log::{error, info, warn};
+use rustix::mount::UnmountFlags;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How many threads read requests. One has no cross-core wake-ups; the second keeps the mount
+/// answering while the first is at a system call that takes long after all.
+const EVENT_THREADS: usize = 2;
+/// How long the pool gets to finish what it has begun once nobody can wait for it any more.
+const LAST_TASKS: Duration = Duration::from_secs(5);
+
+/// What kind of failure ended [`serve`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServeErrorKind {
+    /// BACKING is served by another latchfs.
+    Busy,
+    /// The kernel or fusermount3 refused the mount.
+    Mount,
+    /// BACKING can't be used.
+    Backing,
+    /// Anything else.
+    Internal,
+}
+
+/// Why [`serve`] failed: a kind, and one line for the user.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ServeError {
+    kind: ServeErrorKind,
+    message: String,
+}
+
+impl ServeError {
+    fn new(kind: ServeErrorKind, message: impl std::fmt::Display) -> Self {
+        let message = message.to_string();
+        Self { kind, message }
+    }
+
+    /// What kind of failure it was.
+    pub fn kind(&self) -> ServeErrorKind {
+        self.kind
+    }
+}
+
+/// What happens to a mount.
+enum Event {
+    /// It is unmounted, and nothing of it is open any more.
+    Ended,
+    /// Somebody wants it to end.
+    Stop,
+}
+
+/// Puts BACKING right, mounts it, calls `ready` once the mount answers, and serves it until it is
+/// unmounted or this process gets SIGTERM or SIGINT. Then transactions in flight have
+/// `unmount_timeout` to finish; what is left is rolled back and kept aside.
+///
+/// # Errors
+/// [`ServeErrorKind`] says which; nothing is mounted then.
+pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError> {
+    // Modes come from programs, with their umask applied by the kernel already.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    raise_descriptor_limit();
+    let backing = |e: Errno| {
+        let path = config.backing.display();
+        ServeError::new(ServeErrorKind::Backing, format!("{path}: {e}"))
+    };
+    let root = Dir::open_root(&config.backing).map_err(backing)?;
+    let store = open_store(&config, &root)?;
+    let settings = Settings {
+        lock_timeout: below_kernel_timeout(config.lock_timeout),
+        readers: config.readers,
+        durability: config.durability,
+    };
+    let engine = Engine::new(root, store, settings, Box::new(Proc)).map_err(backing)?;
+    let (events, inbox) = channel();
+    listen_for_signals(events.clone())?;
+    let internal = |what: &str, e: std::io::Error| {
+        ServeError::new(ServeErrorKind::Internal, format!("{what}: {e}"))
+    };
+    let device: Device = Arc::new(OnceLock::new());
+    let ended = events;
+    let at_end = Box::new(move || drop(ended.send(Event::Ended)));
+    let adapter = Adapter::new(engine.clone(), device.clone(), at_end);
+    let session = Session::new(adapter, &config.mountpoint, &options(&config)).map_err(|e| {
+        let path = config.mountpoint.display();
+        ServeError::new(ServeErrorKind::Mount, format!("can't mount on {path}: {e}"))
+    })?;
+    let copy = session.as_fd().try_clone_to_owned();
+    let _ = device.set(copy.map_err(|e| internal("can't copy the descriptor of /dev/fuse", e))?);
+    let background = session
+        .spawn()
+        .map_err(|e| internal("can't start a thread", e))?;
+    start("waiters", {
+        let engine = engine.clone();
+        move || engine.watch()
+    })?;
+    // Dropped, it would unmount whatever is on the mountpoint by then, be it another mount: fuser
+    // 0.18 takes an ended session for a mounted one.
+    std::mem::forget(background);
+    // The first request that the mount answers.
+    match rustix::fs::stat(&config.mountpoint) {
+        Ok(stat) => engine.set_device(stat.st_dev),
+        Err(e) => warn!("{}: {e}", config.mountpoint.display()),
+    }
+    info!(
+        "serving {} on {}",
+        config.backing.display(),
+        config.mountpoint.display()
+    );
+    ready();
+    run(&config, &engine, &inbox);
+    engine.stop_watching();
+    if !engine.drain(LAST_TASKS) {
+        warn!("gave up waiting for the disk");
+    }
+    if !engine.is_idle() {
+        error!("bug: a lease or a waiter was left behind");
+    }
+    info!("{} is unmounted", config.mountpoint.display());
+    Ok(())
+}
+
+/// Serves until the end.
+fn run(config: &MountConfig, engine: &Arc<Engine>, inbox: &Receiver<Event>) {
+    match inbox.recv() {
+        Ok(Event::Ended) | Err(_) => return,
+        Ok(Event::Stop) => {}
+    }
+    info!("asked to stop: {} goes", config.mountpoint.display());
+    detach(&config.mountpoint);
+    let end = Instant::now() + config.unmount_timeout;
+    loop {
+        // The kernel ends the session when the last file and the last current directory are gone.
+        // Directories hold nothing that could be lost.
+        if engine.open_handles() == 0 && engine.in_flight() == 0 {
+            return;
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        match inbox.recv_timeout(left.min(Duration::from_millis(20))) {
+            Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => return,
+            // Asked twice: at once, then.
+            Ok(Event::Stop) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+    engine.give_up("the file system was unmounted before it was closed");
+}
+
+fn open_store(config: &MountConfig, root: &Dir) -> Result<Option<Store>, ServeError> {
+    if config.read_only {
+        return Ok(None);
+    }
+    let path = config.backing.display();
+    let store = Store::open(root).map_err(|e| {
+        let kind = match e {
+            OpenError::Served(_) => ServeErrorKind::Busy,
+            OpenError::Io(..) => ServeErrorKind::Backing,
+        };
+        ServeError::new(kind, format!("{path}: {e}"))
+    })?;
+    let actions = recover(root, &store).map_err(|e| {
+        let message = format!("{path}: can't put right what an earlier latchfs left: {e}");
+        ServeError::new(ServeErrorKind::Backing, message)
+    })?;
+    for action in actions {
+        warn!("{path}: {action}");
+    }
+    Ok(Some(store))
+}
+
+/// The kernel aborts the whole mount when one request is older than fs.fuse.max_request_timeout
+/// (seconds, 0: never), so no open may wait that long.
+fn below_kernel_timeout(wanted: Duration) -> Duration {
+    let limits = ["default_request_timeout", "max_request_timeout"].map(|name| {
+        let text = std::fs::read_to_string(format!("/proc/sys/fs/fuse/{name}"));
+        text.ok().and_then(|t| t.trim().parse::<u64>().ok())
+    });
+    let limit = limits.into_iter().flatten().filter(|s| *s > 0).min();
+    let Some(limit) = limit.map(|seconds| Duration::from_secs(seconds) / 2) else {
+        return wanted;
+    };
+    if limit < wanted {
+        warn!("lock timeout cut from {wanted:?} to {limit:?}: sysctl fs.fuse.*_request_timeout");
+    }
+    wanted.min(limit)
+}
+
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let _ = setrlimit(Resource::Nofile, raised);
+}
+
+fn options(config: &MountConfig) -> Config {
+    let root = rustix::process::geteuid().is_root();
+    let source = config.backing.to_string_lossy().into_owned();
+    // fusermount3 takes its options as one string; mount(2) takes the source as it is.
+    let source = if root {
+        source
+    } else {
+        source.replace('\\', "\\\\").replace(',', "\\,")
+    };
+    let mut options = vec![
+        MountOption::FSName(source),
+        // Not MountOption::Subtype, which fuser drops when it mounts by itself.
+        MountOption::CUSTOM(String::from("subtype=latchfs")),
+        MountOption::DefaultPermissions,
+        if config.read_only {
+            MountOption::RO
+        } else {
+            MountOption::RW
+        },
+    ];
+    let mut acl = if config.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    for word in &config.fuse_options {
+        options.push(match word.as_str() {
+            "nosuid" => MountOption::NoSuid,
+            "suid" => MountOption::Suid,
+            "nodev" => MountOption::NoDev,
+            "dev" => MountOption::Dev,
+            "noexec" => MountOption::NoExec,
+            "exec" => MountOption::Exec,
+            "noatime" => MountOption::NoAtime,
+            "atime" => MountOption::Atime,
+            "sync" => MountOption::Sync,
+            "async" => MountOption::Async,
+            "dirsync" => MountOption::DirSync,
+            "auto_unmount" => MountOption::AutoUnmount,
+            "allow_root" => {
+                if acl == SessionACL::Owner {
+                    acl = SessionACL::RootAndOwner;
+                }
+                continue;
+            }
+            other => MountOption::CUSTOM(other.to_owned()),
+        });
+    }
+    let mut result = Config::default();
+    result.mount_options = options;
+    result.acl = acl;
+    result.n_threads = Some(EVENT_THREADS);
+    // An answer has to be written to the descriptor that its request was read from, and `wire`
+    // has one.
+    result.clone_fd = false;
+    result
+}
+
+fn listen_for_signals(events: Sender<Event>) -> Result<(), ServeError> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| {
+        let message = format!("can't listen for signals: {e}");
+        ServeError::new(ServeErrorKind::Internal, message)
+    })?;
+    start("signals", move || {
+        for signal in &mut signals {
+            if signal == SIGHUP {
+                info!("SIGHUP: there is nothing to reload");
+            } else if events.send(Event::Stop).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), ServeError> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    builder.spawn(work).map(drop).map_err(|e| {
+        let message = format!("can't start a thread: {e}");
+        ServeError::new(ServeErrorKind::Internal, message)
+    })
+}
+
+/// Takes the mount out of the namespace; what is open in it stays open.
+fn detach(mountpoint: &Path) {
+    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    match rustix::mount::unmount(mountpoint, flags) {
+        Err(Errno::PERM) => {
+            let mut fusermount = Command::new("fusermount3");
+            let result = fusermount
+                .args(["-u", "-q", "-z", "--"])
+                .arg(mountpoint)
+                .status();
+            if let Err(e) = result {
+                warn!("can't run fusermount3 to unmount: {e}");
+            }
+        }
+        Err(e) => warn!("{}: can't unmount: {e}", mountpoint.display()),
+        Ok(()) => {}
+    }
+}
