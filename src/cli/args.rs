@@ -43,6 +43,18 @@ pub(super) enum Command {
     /// Returns once the daemon is gone. A mount whose daemon has died is cleared away.
     #[command(alias = "unmount", after_help = exit::help_table())]
     Umount(UmountArgs),
+
+    /// Put right what a killed daemon left in BACKING, and say what was done
+    ///
+    /// The next mount does the same by itself before it serves.
+    #[command(after_help = exit::help_table())]
+    Recover(RecoverArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RecoverArgs {
+    /// The directory that was mounted
+    pub(super) backing: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

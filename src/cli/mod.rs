@@ -1,4 +1,4 @@
-//! The command line: what `latchfs mount` and `latchfs umount` do, and how they fail.
+//! The command line: what the subcommands do, and how they fail.
 //!
 //! A command either does what it was asked, or prints one line on stderr and exits with a code of
 //! `exit::Exit`. Everything is checked before anything is changed.
@@ -16,6 +16,7 @@ mod mount;
 mod mounts;
 mod options;
 mod plan;
+mod recover;
 mod resolve;
 mod umount;
 mod values;
@@ -60,5 +61,6 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Mount(mount) => mount::run(mount, cli.verbose),
         Command::Umount(umount) => umount::run(umount, cli.verbose),
+        Command::Recover(recover) => recover::run(recover),
     }
 }

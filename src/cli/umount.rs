@@ -147,7 +147,7 @@ impl Daemon {
         let words = line.split(|byte| *byte == 0).map(OsStr::from_bytes);
         match Cli::try_parse_from(words).ok()?.command {
             args::Command::Mount(mount) => Some(mount),
-            args::Command::Umount(_) => None,
+            args::Command::Umount(_) | args::Command::Recover(_) => None,
         }
     }
 

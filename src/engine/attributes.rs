@@ -107,15 +107,16 @@ impl Engine {
 
     /// stat(2) of a transaction's private version; `None` if it has none any more.
     fn private_stat(&self, transaction: &Transaction) -> Result<Option<Stat>, Errno> {
-        let (content, base_gone, pending) = {
+        let (content, base_gone, pending, detached) = {
             let inner = transaction.inner.lock();
             let truncated = inner.dirty && inner.base.is_none();
-            (inner.content(), truncated, inner.phase)
+            let detached = inner.detached.is_some();
+            (inner.content(), truncated, inner.phase, detached)
         };
         if let Some(file) = content {
             let mut stat = rustix::fs::fstat(&*file)?;
-            // It has no name of its own, but the file has.
-            stat.st_nlink = stat.st_nlink.max(1);
+            // The shadow has no name of its own, but the file has.
+            stat.st_nlink = if detached { 0 } else { stat.st_nlink.max(1) };
             return Ok(Some(stat));
         }
         if base_gone || pending == Phase::Pending {

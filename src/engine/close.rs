@@ -67,14 +67,29 @@ impl Engine {
         let Some(process) = process else {
             return done(early);
         };
-        if self.processes.anyone_holds(&search) {
+        if self.is_held(transaction, search) {
             return done(early);
         }
         // Its mapping will write after this close.
-        if mappable && self.processes.maps(process, search.inode) {
+        if mappable && self.processes.maps(process, transaction.reported) {
             return done(early);
         }
         self.finish(transaction, done);
+    }
+
+    /// Does anybody still hold a descriptor of it?
+    fn is_held(&self, transaction: &Transaction, mut search: Search) -> bool {
+        loop {
+            if self.processes.anyone_holds(&search) {
+                return true;
+            }
+            // Had a copy been closed elsewhere meanwhile, the search was not wide enough.
+            let shared = transaction.inner.lock().closed_elsewhere;
+            if shared == search.shared {
+                return false;
+            }
+            search.shared = shared;
+        }
     }
 
     /// The last close of a transaction: commits it, or rolls it back, and tells `done`.

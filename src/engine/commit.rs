@@ -25,6 +25,20 @@ struct Published {
     version: Arc<Version>,
 }
 
+/// Why a commit failed.
+struct Failed {
+    errno: Errno,
+    /// The version is the file all the same, only perhaps not for good.
+    published: Option<Arc<Version>>,
+}
+
+impl From<Errno> for Failed {
+    fn from(errno: Errno) -> Self {
+        let published = None;
+        Self { errno, published }
+    }
+}
+
 /// What the name to be replaced turned out to be.
 enum Place {
     /// It is free, as expected.
@@ -64,12 +78,19 @@ impl Engine {
         }
         match self.commit(transaction) {
             Ok(version) => self.end(transaction, Ok(()), Some(version)),
-            Err(Errno::STALE) => {
+            Err(Failed {
+                errno,
+                published: Some(version),
+            }) => self.end(transaction, Err(errno), Some(version)),
+            Err(Failed {
+                errno: Errno::STALE,
+                ..
+            }) => {
                 let path = self.path_of(transaction.inode);
                 self.keep_aside(transaction, &path, "the file was changed behind the mount");
                 self.end(transaction, Err(Errno::STALE), None);
             }
-            Err(errno) => {
+            Err(Failed { errno, .. }) => {
                 self.rolled_back(transaction, &format!("the commit failed ({errno})"));
                 self.end(transaction, Err(errno), None);
             }
@@ -105,7 +126,7 @@ impl Engine {
                 inner.base = Some(version);
                 Ok(())
             }
-            Err(errno) => {
+            Err(Failed { errno, .. }) => {
                 // The kernel reports a failed write-back once: the shadow can't be trusted, nor
                 // tried again.
                 inner.failed.get_or_insert(errno);
@@ -118,7 +139,7 @@ impl Engine {
     ///
     /// # Errors
     /// `ESTALE` if the name is no longer the file; what the disk says.
-    fn commit(self: &Arc<Self>, transaction: &Arc<Transaction>) -> Result<Arc<Version>, Errno> {
+    fn commit(self: &Arc<Self>, transaction: &Arc<Transaction>) -> Result<Arc<Version>, Failed> {
         let shadow = transaction.inner.lock().shadow.clone();
         let shadow = match shadow {
             Some(shadow) => shadow,
@@ -130,9 +151,17 @@ impl Engine {
         }
         let published = self.publish(transaction.inode, &shadow)?;
         if self.settings.durability == Durability::Full
-            && let Some(dir) = &published.dir
+            && let Some(Err(errno)) = published.dir.as_ref().map(Dir::sync)
         {
-            dir.sync()?;
+            error!(
+                "{}: updated by pid {} ({}), but the directory could not be made durable ({errno}): \
+                 a power cut may bring the old version back",
+                self.path_of(transaction.inode),
+                transaction.writer.process,
+                transaction.writer.program
+            );
+            let published = Some(published.version);
+            return Err(Failed { errno, published });
         }
         self.count(&self.counters.commits);
         debug!(

@@ -240,7 +240,9 @@ impl Engine {
                 return self.modify(transaction, work);
             }
         };
-        if let Err(errno) = result {
+        if let Err(errno) = result
+            && spoils(errno)
+        {
             transaction.inner.lock().failed.get_or_insert(errno);
         }
         result
@@ -275,8 +277,15 @@ impl Engine {
         });
         let (shadow, stat) = match made {
             Ok(made) => made,
-            // It has lost its name meanwhile, and will not be published.
-            Err(Errno::STALE | Errno::NOENT) => (Shadow::create(store.tmp(), store, mode)?, None),
+            // It has lost its name, or its first fsync(2) is just giving it one.
+            Err(Errno::STALE | Errno::NOENT) => {
+                let shadow = Shadow::create(store.tmp(), store, mode)?;
+                if let Some(own) = &attributes {
+                    let stat = rustix::fs::fstat(own)?;
+                    shadow::copy_attributes(own, &stat, shadow.file())?;
+                }
+                (shadow, None)
+            }
             Err(errno) => return Err(errno),
         };
         if let Some(from) = from {
@@ -348,18 +357,9 @@ impl Engine {
         };
         let mode = FallocateFlags::from_bits_retain(mode as u32);
         self.spawn(move |engine| {
-            let mut refused = None;
             let result = engine.modify(&transaction, |shadow| {
-                match rustix::fs::fallocate(shadow.file(), mode, offset, length) {
-                    // Nothing was lost by a mode that is not supported, or a range that is wrong.
-                    Err(e @ (Errno::OPNOTSUPP | Errno::INVAL | Errno::FBIG)) => {
-                        refused = Some(e);
-                        Ok(())
-                    }
-                    other => other,
-                }
+                rustix::fs::fallocate(shadow.file(), mode, offset, length)
             });
-            let result = refused.map_or(result, Err);
             if result.is_ok() {
                 transaction.inner.lock().dirty = true;
             }
@@ -419,8 +419,12 @@ impl Engine {
                 )?;
                 Ok(())
             });
-            if let Some(process) = process {
-                transaction.inner.lock().wrote(caller.tid, process);
+            if copied > 0 {
+                let mut inner = transaction.inner.lock();
+                inner.dirty = true;
+                if let Some(process) = process {
+                    inner.wrote(caller.tid, process);
+                }
             }
             done(result.map(|()| copied as u32));
         });
@@ -457,6 +461,15 @@ impl Engine {
             Err(errno) => done(Err(errno)),
         }
     }
+}
+
+/// Does an error leave a transaction that can't be committed (W8)? Not where nothing was to be
+/// stored: a mode that BACKING lacks, a range that is wrong; the program sees it and may go on.
+fn spoils(errno: Errno) -> bool {
+    !matches!(
+        errno,
+        Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::XDEV | Errno::FBIG
+    )
 }
 
 /// Who writes where.

@@ -126,22 +126,21 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
         config.mountpoint.display()
     );
     ready();
-    run(&config, &engine, &inbox);
-    engine.stop_watching();
+    let forced = run(&config, &engine, &inbox);
     if !engine.drain(LAST_TASKS) {
         warn!("gave up waiting for the disk");
-    }
-    if !engine.is_idle() {
+    } else if !forced && !engine.is_idle() {
         error!("bug: a lease or a waiter was left behind");
     }
+    engine.stop_watching();
     info!("{} is unmounted", config.mountpoint.display());
     Ok(())
 }
 
-/// Serves until the end.
-fn run(config: &MountConfig, engine: &Arc<Engine>, inbox: &Receiver<Event>) {
+/// Serves until the end; true if something was still open then.
+fn run(config: &MountConfig, engine: &Arc<Engine>, inbox: &Receiver<Event>) -> bool {
     match inbox.recv() {
-        Ok(Event::Ended) | Err(_) => return,
+        Ok(Event::Ended) | Err(_) => return false,
         Ok(Event::Stop) => {}
     }
     info!("asked to stop: {} goes", config.mountpoint.display());
@@ -151,20 +150,21 @@ fn run(config: &MountConfig, engine: &Arc<Engine>, inbox: &Receiver<Event>) {
         // The kernel ends the session when the last file and the last current directory are gone.
         // Directories hold nothing that could be lost.
         if engine.open_handles() == 0 && engine.in_flight() == 0 {
-            return;
+            return false;
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break;
         }
         match inbox.recv_timeout(left.min(Duration::from_millis(20))) {
-            Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => return false,
             // Asked twice: at once, then.
             Ok(Event::Stop) => break,
             Err(RecvTimeoutError::Timeout) => {}
         }
     }
     engine.give_up("the file system was unmounted before it was closed");
+    true
 }
 
 fn open_store(config: &MountConfig, root: &Dir) -> Result<Option<Store>, ServeError> {

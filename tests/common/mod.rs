@@ -550,3 +550,75 @@ fn abort(point: &Path) {
 fn detach(point: &Path) {
     let _ = Command::new("umount").arg("-l").arg(point).status();
 }
+
+/// How many threads of a process wait for an answer of a FUSE daemon.
+pub fn blocked_threads(pid: u32) -> usize {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return 0;
+    };
+    let wait_channels = tasks.flatten().map(|task| task.path().join("wchan"));
+    wait_channels
+        .filter(|path| fs::read_to_string(path).is_ok_and(|at| at.contains("request_wait")))
+        .count()
+}
+
+/// Waits until `count` threads of a process stay blocked: seen so in many looks in a row, since a
+/// request that is answered at once looks the same in a single one.
+pub fn wait_until_parked(pid: u32, count: usize) {
+    let mut in_a_row = 0;
+    wait_until("its threads stay blocked", || {
+        in_a_row = match blocked_threads(pid) >= count {
+            true => in_a_row + 1,
+            false => 0,
+        };
+        in_a_row > 15
+    });
+}
+
+/// Makes the kernel forget every inode and name that nobody uses.
+pub fn drop_caches() {
+    fs::write("/proc/sys/vm/drop_caches", "3").expect("drop_caches");
+}
+
+/// A process stopped by SIGSTOP, for as long as this lives.
+pub struct Stopped(u32);
+
+impl Stopped {
+    /// Stops it, and waits until all of it stands.
+    pub fn new(pid: u32) -> Self {
+        kill(pid, "STOP");
+        let stopped = Self(pid);
+        wait_until("it is stopped", || {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+            tasks.flatten().all(|task| {
+                fs::read_to_string(task.path().join("status"))
+                    .is_ok_and(|status| status.contains("State:\tT"))
+            })
+        });
+        stopped
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        kill(self.0, "CONT");
+    }
+}
+
+/// Runs a test on a mount of root's, and on one of an ordinary user's.
+pub fn as_each_user(test: impl Fn(&Mount)) {
+    for user in [User::Root, User::Ordinary] {
+        let mount = options().user(user).mount();
+        test(&mount);
+        mount.unmount();
+    }
+}
+
+impl Mount {
+    /// How many versions of a file have been committed so far, as the log tells.
+    pub fn commits(&self, name: &str) -> usize {
+        self.log()
+            .matches(&format!("/{name}: committed for pid "))
+            .count()
+    }
+}
