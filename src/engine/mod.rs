@@ -26,6 +26,9 @@ pub mod tree;
 pub mod version;
 pub mod waiting;
 
+#[cfg(test)]
+mod tests;
+
 use crate::backing::store::Store;
 use crate::backing::{Dir, Errno, Identity, identity};
 use crate::config::{Durability, Readers};
