@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Mount, Stopped, User, drop_caches, options};
+use common::{Mount, Stopped, User, drop_caches, options, text};
 use std::process::Command;
 
 const BOTH: [User; 2] = [User::Root, User::Ordinary];
@@ -14,7 +14,7 @@ fn a_reader_keeps_its_version_over_ten_commits() {
         let mount = options().user(user).mount();
         mount.python("open('f', 'w').write('0' * 300_000)");
         let mut reader = mount.spawn_python(
-            "f = open('f', 'rb')\nfresh = open('f', 'rb')\n\
+            "f = open('f', 'rb', buffering=0)\nfresh = open('f', 'rb')\n\
              half = f.read(150_000)\n\
              shared = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)\n\
              private = mmap.mmap(f.fileno(), 0, flags=mmap.MAP_PRIVATE)\n\
@@ -32,7 +32,8 @@ fn a_reader_keeps_its_version_over_ten_commits() {
                  new = open('f', 'rb').read()\n    \
                  assert new == str(n).encode() * (n * 50_000), (n, new[:10], len(new))\n    \
                  say('checked')\n\
-             f.seek(150_000)\nassert half + f.read() == whole, 'read'\n\
+             os.lseek(f.fileno(), 150_000, os.SEEK_SET)\n\
+             assert half + os.read(f.fileno(), 400_000) == whole, 'read'\n\
              # Not read before the first commit, by either way.\n\
              assert untouched[:] == whole, 'a mapping that was not touched'\n\
              assert fresh.read() == whole, 'a file that was not read'\nsay('done')\n",
@@ -190,15 +191,20 @@ fn a_program_that_was_just_written_can_be_executed() {
     }
 }
 
+// As everywhere: cp over a running program is refused, cp --remove-destination and mv are not.
 #[test]
 fn a_running_program_can_be_replaced_and_goes_on_as_it_was() {
     for user in BOTH {
         let mount = options().user(user).mount();
-        mount.bash("cp /bin/cat program");
+        mount.bash("cp /bin/cat program; cp program again");
         let mut old = mount.spawn("sh", "exec ./program");
         old.tell("before");
         old.expect("before");
-        mount.bash("cp /bin/echo program");
+        let refused = mount.try_run("bash", "cp /bin/echo program");
+        assert!(text(&refused.stderr).contains("Text file busy"));
+        mount.bash("cp /bin/echo new; mv new program");
+        assert_eq!(mount.bash("./program after"), "after\n");
+        mount.bash("cp --remove-destination /bin/echo program");
         assert_eq!(mount.bash("./program after"), "after\n");
         drop_caches();
         old.tell("still cat");

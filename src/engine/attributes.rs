@@ -221,7 +221,7 @@ impl Engine {
         }
         let writer = self.writer(caller);
         let mut state = self.state.lock();
-        let redirect = state.redirects.remove(&caller.tid);
+        let redirect = state.take_redirect(caller.tid);
         let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
         let in_flight = inode.transaction.clone();
         if let Some(transaction) = in_flight {

@@ -362,7 +362,7 @@ impl Engine {
                 of.is_some_and(|t| t.node == transaction.node)
             });
             if own_redirect {
-                state.redirects.remove(&tid);
+                state.take_redirect(tid);
             }
             state.tree.transaction_ended(transaction);
             completions

@@ -105,6 +105,24 @@ pub(crate) struct State {
     redirects: HashMap<u32, Redirect>,
 }
 
+impl State {
+    /// Notes where LOOKUP is to send a thread.
+    fn redirect(&mut self, tid: u32, redirect: Redirect) {
+        // The new one first: it may be for the same inode, which must not go in between.
+        self.tree.pin(redirect.inode, redirect.target);
+        if let Some(old) = self.redirects.insert(tid, redirect) {
+            self.tree.unpin(old.inode, old.target);
+        }
+    }
+
+    /// The thread has arrived, or goes elsewhere.
+    fn take_redirect(&mut self, tid: u32) -> Option<Redirect> {
+        let redirect = self.redirects.remove(&tid)?;
+        self.tree.unpin(redirect.inode, redirect.target);
+        Some(redirect)
+    }
+}
+
 /// The engine over one BACKING.
 ///
 /// # Lock order

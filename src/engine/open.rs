@@ -160,7 +160,7 @@ impl Engine {
             flags,
             ..
         } = wish;
-        let redirect = state.redirects.remove(&caller.tid);
+        let redirect = state.take_redirect(caller.tid);
         if let Some(Redirect {
             transaction: Some(transaction),
             ..
@@ -435,7 +435,7 @@ impl Engine {
         let store = self.store()?;
         let (parent, left_behind) = {
             let mut state = self.state.lock();
-            let redirect = state.redirects.remove(&caller.tid);
+            let redirect = state.take_redirect(caller.tid);
             let (key, _) = state.tree.inode_of(parent).ok_or(Errno::STALE)?;
             (key, redirect.and_then(|r| r.transaction))
         };
@@ -528,5 +528,5 @@ pub(super) fn redirect_to(
         transaction,
         since: Instant::now(),
     };
-    state.redirects.insert(caller.tid, redirect);
+    state.redirect(caller.tid, redirect);
 }

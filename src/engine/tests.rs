@@ -261,6 +261,29 @@ fn a_waiting_reader_gets_the_version_it_waited_for_even_if_a_next_one_overtakes_
 }
 
 #[test]
+fn a_thread_on_its_way_to_a_version_gets_there_although_the_kernel_forgets_it_meanwhile() {
+    let bench = Bench::with_file("old");
+    let writer = bench.open(1, UPDATE).expect("opened");
+    let stale = bench.lookup(2).expect("found").node;
+    let waiting = bench.ask_to_open(2, stale, libc::O_RDONLY);
+    bench.write(1, &writer, "one").expect("written");
+    bench.close(1, &writer).expect("committed");
+    assert_eq!(got(&waiting).err(), Some(Errno::STALE));
+    // The kernel asks, sees that the node id is another, and forgets both before it asks again.
+    let target = bench.lookup(2).expect("found").node;
+    bench.engine.forget(target, 1);
+    bench.engine.forget(stale, 100);
+    let next = bench.open(3, UPDATE).expect("opened");
+    let node = bench.lookup(2).expect("found").node;
+    assert_eq!(node, target);
+    let reader = got(&bench.ask_to_open(2, node, libc::O_RDONLY)).expect("opened");
+    assert_eq!(bench.read(&reader), "one");
+    bench.engine.release(reader.handle);
+    bench.close(3, &next).expect("committed");
+    assert!(bench.engine.is_idle());
+}
+
+#[test]
 fn an_opener_that_does_not_come_back_gives_its_lease_up() {
     let bench = Bench::with_file("old");
     let node = bench.lookup(1).expect("found").node;

@@ -66,6 +66,8 @@ pub struct Inode {
     lookups: u64,
     /// How many names in it are known (of a directory).
     children: u32,
+    /// How many threads are on their way to it.
+    pins: u32,
 }
 
 impl Inode {
@@ -92,6 +94,8 @@ pub struct Node {
     /// What it stands for.
     pub content: Content,
     lookups: u64,
+    /// How many threads were sent to it and have not arrived.
+    pins: u32,
 }
 
 /// The table of everything the kernel knows.
@@ -140,6 +144,7 @@ impl Tree {
             rewriting: false,
             lookups: 1,
             children: 0,
+            pins: 0,
         };
         tree.inodes.insert(ROOT, inode);
         tree.identities.insert(root, ROOT);
@@ -147,6 +152,7 @@ impl Tree {
             inode: ROOT,
             content: Content::Version(Weak::new()),
             lookups: 1,
+            pins: 0,
         };
         tree.nodes.insert(ROOT_NODE, node);
         tree
@@ -258,6 +264,7 @@ impl Tree {
             rewriting: false,
             lookups: 0,
             children: 0,
+            pins: 0,
         };
         self.inodes.insert(key, inode);
         self.add_node(current, key, Content::Version(Weak::new()));
@@ -269,6 +276,7 @@ impl Tree {
             inode,
             content,
             lookups: 0,
+            pins: 0,
         };
         self.nodes.insert(id, node);
     }
@@ -409,6 +417,29 @@ impl Tree {
         }
     }
 
+    /// A thread is sent to a node id. The kernel may forget it, and the whole inode, before the
+    /// thread has arrived: on the second LOOKUP it drops what the first one gave it.
+    pub fn pin(&mut self, key: Key, id: NodeId) {
+        if let Some(inode) = self.inodes.get_mut(&key) {
+            inode.pins += 1;
+        }
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.pins += 1;
+        }
+    }
+
+    /// It has arrived, or will not.
+    pub fn unpin(&mut self, key: Key, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.pins = node.pins.saturating_sub(1);
+        }
+        if let Some(inode) = self.inodes.get_mut(&key) {
+            inode.pins = inode.pins.saturating_sub(1);
+        }
+        self.drop_node_if_unused(id);
+        self.reap(key);
+    }
+
     /// The kernel was told of a node id once more.
     pub fn looked_up(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.get_mut(&id) {
@@ -445,7 +476,7 @@ impl Tree {
             }
             None => false,
         };
-        if node.lookups == 0 && !needed {
+        if node.lookups == 0 && node.pins == 0 && !needed {
             self.nodes.remove(&id);
         }
     }
@@ -469,7 +500,8 @@ impl Tree {
             let Some(inode) = self.inodes.get(&at) else {
                 return;
             };
-            if inode.lookups > 0 || inode.children > 0 || inode.transaction.is_some() {
+            let used = inode.lookups > 0 || inode.children > 0 || inode.pins > 0;
+            if used || inode.transaction.is_some() {
                 return;
             }
             let names = inode.names.clone();

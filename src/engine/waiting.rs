@@ -218,7 +218,7 @@ impl Engine {
             if !late && self.processes.thread(*tid).is_some_and(|t| !t.exiting) {
                 continue;
             }
-            let redirect = self.state.lock().redirects.remove(tid);
+            let redirect = self.state.lock().take_redirect(*tid);
             if let Some(transaction) = redirect.and_then(|r| r.transaction) {
                 self.abandon_pending(&transaction);
             }
