@@ -118,6 +118,12 @@ impl Engine {
         if is_hidden(parent, name) {
             return Err(Errno::NOENT);
         }
+        let (key, stat) = self.find(parent, name)?;
+        self.entry_of(caller, key, stat)
+    }
+
+    /// The inode of a name, and what BACKING tells of it if it is there.
+    fn find(&self, parent: Key, name: &OsStr) -> Result<(Key, Option<Stat>), Errno> {
         let _names = self.names_shared(parent);
         let in_flight = {
             let state = self.state.lock();
@@ -125,7 +131,7 @@ impl Engine {
             key.filter(|key| state.tree.inode(*key).is_some_and(|i| i.is_provisional()))
         };
         if let Some(key) = in_flight {
-            return self.entry_of(caller, key, None);
+            return Ok((key, None));
         }
         let dir = self.dir(parent)?;
         let stat = match dir.stat_at(name) {
@@ -146,7 +152,7 @@ impl Engine {
             }
             key
         };
-        self.entry_of(caller, key, Some(stat))
+        Ok((key, Some(stat)))
     }
 
     /// A name was removed behind the mount's back.
@@ -160,7 +166,7 @@ impl Engine {
         }
     }
 
-    /// What to tell a thread of an inode; counts as a lookup.
+    /// What to tell a thread of an inode; counts as a lookup. Takes name locks.
     pub(super) fn entry_of(
         &self,
         caller: Caller,

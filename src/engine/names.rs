@@ -91,7 +91,7 @@ impl Engine {
         self.store()?;
         let parent = self.key_of(parent)?;
         self.check_visible(parent, name)?;
-        let _names = self.names_exclusive(parent);
+        let names = self.names_exclusive(parent);
         if self.is_provisional(parent, name) {
             return Err(Errno::EXIST);
         }
@@ -106,6 +106,7 @@ impl Engine {
             let identity = crate::backing::identity(&stat);
             state.tree.found(identity, kind, parent, name)
         };
+        drop(names);
         self.entry_of(caller, key, Some(stat))
     }
 

@@ -61,8 +61,8 @@ pub struct Thread {
     pub exiting: bool,
     /// The thread is inside `execve`, between the old program and the new one.
     pub in_exec: bool,
-    /// A signal is pending that ends a system call that can be interrupted, or ends the thread:
-    /// it is not blocked, not ignored, and it is caught or its default action terminates. A
+    /// A signal is pending that is meant to end what the thread does: it is not blocked, not
+    /// ignored, and its default action terminates, whether it is caught or not. A
     /// fatal signal to the process, the death of a sibling that ends the whole process, and an
     /// `execve` of a sibling all show as a pending SIGKILL, which always counts.
     pub interrupted: bool,

@@ -22,7 +22,6 @@ pub(super) struct Status {
     pending: u64,
     blocked: u64,
     ignored: u64,
-    caught: u64,
 }
 
 /// Where a process stands.
@@ -111,9 +110,8 @@ impl Status {
                 b"Threads" => status.threads = number(value, 10)?,
                 b"SigPnd" | b"ShdPnd" => status.pending |= number::<u64>(value, 16)?,
                 b"SigBlk" => status.blocked = number(value, 16)?,
-                b"SigIgn" => status.ignored = number(value, 16)?,
-                b"SigCgt" => {
-                    status.caught = number(value, 16)?;
+                b"SigIgn" => {
+                    status.ignored = number(value, 16)?;
                     // The last line of interest.
                     break;
                 }
@@ -142,8 +140,7 @@ impl Status {
 
     fn is_interrupted(&self) -> bool {
         let kill = bit(libc::SIGKILL);
-        let ends_a_wait = self.caught | !harmless();
-        self.pending & (kill | (!self.blocked & !self.ignored & ends_a_wait)) != 0
+        self.pending & (kill | (!self.blocked & !self.ignored & !harmless())) != 0
     }
 
     /// Whether the kernel shows us the process's exit code: the rule of ptrace(2) for
@@ -160,7 +157,9 @@ const fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
-/// The signals whose default action does not terminate; see signal(7).
+/// The signals whose default action does not terminate (see signal(7)). They end no wait, caught or
+/// not: a shell catches SIGCHLD, and on a local file system its open(2) never fails for it. The
+/// handler runs when the open returns.
 const fn harmless() -> u64 {
     bit(libc::SIGCHLD)
         | bit(libc::SIGCONT)
@@ -206,12 +205,11 @@ fn unescape(name: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn interrupted(pending: u64, blocked: u64, ignored: u64, caught: u64) -> bool {
+    fn interrupted(pending: u64, blocked: u64, ignored: u64) -> bool {
         let status = Status {
             pending,
             blocked,
             ignored,
-            caught,
             ..Status::default()
         };
         status.is_interrupted()
@@ -219,12 +217,12 @@ mod tests {
 
     #[test]
     fn nothing_pending_interrupts_nothing() {
-        assert!(!interrupted(0, 0, 0, u64::MAX));
+        assert!(!interrupted(0, 0, 0));
     }
 
     #[test]
     fn a_kill_interrupts_whatever_the_masks_say() {
-        assert!(interrupted(bit(libc::SIGKILL), u64::MAX, u64::MAX, 0));
+        assert!(interrupted(bit(libc::SIGKILL), u64::MAX, u64::MAX));
     }
 
     #[test]
@@ -238,31 +236,26 @@ mod tests {
             64,
         ] {
             let signal = bit(signal);
-            assert!(interrupted(signal, 0, 0, 0));
-            assert!(interrupted(signal, 0, 0, signal));
-            assert!(!interrupted(signal, signal, 0, 0));
-            assert!(!interrupted(signal, signal, 0, signal));
-            assert!(!interrupted(signal, 0, signal, 0));
+            assert!(interrupted(signal, 0, 0));
+            assert!(!interrupted(signal, signal, 0));
+            assert!(!interrupted(signal, 0, signal));
         }
     }
 
     #[test]
-    fn a_signal_that_does_not_terminate_by_default_interrupts_only_if_caught() {
+    fn a_signal_that_does_not_terminate_by_default_interrupts_nothing() {
         for signal in [
             libc::SIGCHLD,
             libc::SIGCONT,
             libc::SIGURG,
             libc::SIGWINCH,
+            libc::SIGSTOP,
             libc::SIGTSTP,
             libc::SIGTTIN,
             libc::SIGTTOU,
         ] {
-            let signal = bit(signal);
-            assert!(!interrupted(signal, 0, 0, 0));
-            assert!(interrupted(signal, 0, 0, signal));
-            assert!(!interrupted(signal, signal, 0, signal));
+            assert!(!interrupted(bit(signal), 0, 0));
         }
-        assert!(!interrupted(bit(libc::SIGSTOP), 0, 0, 0));
     }
 
     #[test]
@@ -283,7 +276,6 @@ mod tests {
             pending: 1 << 63 | 1,
             blocked: 2,
             ignored: 3,
-            caught: 4,
         };
         assert_eq!(Status::parse(text), Some(expected));
     }

@@ -190,12 +190,12 @@ fn a_process_that_is_gone_is_nobody() -> Result {
 fn a_pending_signal_that_is_caught_interrupts() -> Result {
     let (program, _) = Program::start(
         nowhere(),
-        "signal.signal(signal.SIGWINCH, lambda *_: None); say('ready'); hold()",
+        "signal.signal(signal.SIGUSR1, lambda *_: None); say('ready'); hold()",
     )?;
     let interrupted = || Proc.thread(program.pid()).is_some_and(|t| t.interrupted);
     program.stop();
     assert!(!interrupted());
-    program.signal(libc::SIGWINCH);
+    program.signal(libc::SIGUSR1);
     assert!(interrupted());
     Ok(())
 }
