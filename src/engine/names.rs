@@ -8,7 +8,7 @@ use super::lookup::Entry;
 use super::transaction::{Detached, Transaction};
 use super::tree::{Key, NodeId};
 use super::{Caller, Done, Engine, State};
-use crate::backing::{Dir, Errno};
+use crate::backing::{Dir, Errno, Stat};
 use crate::leases::Wake;
 use crate::sync::Arc;
 use log::{debug, info};
@@ -452,6 +452,9 @@ impl Engine {
             // What it gave up by an earlier rename was removed in the mount then.
             self.drop_given_up(parent, name, &from)?;
         } else {
+            if !exchange {
+                self.check_replaceable(&from, name, new_parent, new_name)?;
+            }
             from.rename(name, &to, new_name, flags)?;
             if to_flight {
                 over = None;
@@ -468,8 +471,10 @@ impl Engine {
                     &mut state, new_parent, new_name, reason, process, &mut loose,
                 );
                 if let Some(key) = state.tree.child(new_parent, new_name) {
-                    if !from_flight && over.as_ref().is_none_or(|stat| stat.st_nlink <= 1) {
+                    let gone = |stat: &Stat| is_dir(stat) || stat.st_nlink <= 1;
+                    if !from_flight && over.as_ref().is_none_or(gone) {
                         state.tree.removed(key);
+                        self.dirs.lock().pop(&key);
                     }
                     state.tree.detach(new_parent, new_name);
                 }
@@ -484,6 +489,31 @@ impl Engine {
         }
         drop(names);
         self.tell(loose);
+        Ok(())
+    }
+
+    /// What BACKING can't know of the target of a rename: files that are being created.
+    fn check_replaceable(
+        &self,
+        from: &Dir,
+        name: &OsStr,
+        new_parent: Key,
+        new_name: &OsStr,
+    ) -> Result<(), Errno> {
+        let (creating, holds_one) = {
+            let state = self.state.lock();
+            let Some(key) = state.tree.child(new_parent, new_name) else {
+                return Ok(());
+            };
+            let creating = state.tree.inode(key).is_some_and(|i| i.is_provisional());
+            (creating, !state.tree.provisional_names(key).is_empty())
+        };
+        if creating && is_dir(&from.stat_at(name)?) {
+            return Err(Errno::NOTDIR);
+        }
+        if holds_one {
+            return Err(Errno::NOTEMPTY);
+        }
         Ok(())
     }
 
@@ -502,7 +532,7 @@ impl Engine {
     }
 }
 
-fn is_dir(stat: &crate::backing::Stat) -> bool {
+fn is_dir(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
