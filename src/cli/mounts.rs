@@ -113,11 +113,12 @@ impl MountTable {
 
     /// Whether this very mount is still in the table.
     pub(super) fn contains(&self, mount: &Mount) -> bool {
-        // The kernel uses an id again at once, so the id alone would not do. The mountpoint says
-        // nothing: it changes when a directory above it is renamed.
+        // The kernel uses ids and device numbers again at once, so alone they would not do. The
+        // mountpoint says nothing: it changes when a directory above it is renamed.
+        let identity = |mount: &Mount| (mount.id, mount.device.clone(), mount.source.clone());
         self.mounts
             .iter()
-            .any(|other| (other.id, &other.device) == (mount.id, &mount.device))
+            .any(|other| identity(other) == identity(mount))
     }
 
     /// Whether several latchfs filesystems, dead ones included, name this BACKING.

@@ -18,6 +18,8 @@ use rustix::fs::{Gid, Timestamps, Uid};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 /// What setattr is to change.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +54,7 @@ impl Engine {
     /// # Errors
     /// `ESTALE` if what it stood for is gone.
     pub fn attributes(&self, node: NodeId) -> Result<Attributes, Errno> {
-        let (key, reported, transaction, version, current, provisional) = {
+        let (key, reported, transaction, version, valid, provisional) = {
             let state = self.state.lock();
             let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
             let (transaction, version) = match state.tree.node(node).map(|n| &n.content) {
@@ -61,8 +63,10 @@ impl Engine {
                 None => (None, None),
             };
             let creating = inode.transaction.clone().filter(|_| inode.is_provisional());
-            let current = inode.current == node;
-            (key, inode.reported, transaction, version, current, creating)
+            // By another name, a hard link may be replaced without the kernel hearing of it.
+            let calm = inode.current == node && !inode.linked;
+            let valid = if calm { VALID } else { Duration::ZERO };
+            (key, inode.reported, transaction, version, valid, creating)
         };
         if let Some(transaction) = transaction
             && let Some(stat) = self.private_stat(&transaction)?
@@ -78,7 +82,6 @@ impl Engine {
         }
         if let Some(version) = version {
             let stat = rustix::fs::fstat(version.file())?;
-            let valid = if current { VALID } else { Default::default() };
             return Ok(Attributes {
                 stat,
                 reported,
@@ -97,7 +100,6 @@ impl Engine {
             Err(Errno::NOENT) => return Err(Errno::STALE),
             other => other?,
         };
-        let valid = if current { VALID } else { Default::default() };
         Ok(Attributes {
             stat,
             reported,
@@ -107,11 +109,12 @@ impl Engine {
 
     /// stat(2) of a transaction's private version; `None` if it has none any more.
     fn private_stat(&self, transaction: &Transaction) -> Result<Option<Stat>, Errno> {
-        let (content, base_gone, pending, detached) = {
+        let (content, base_gone, phase, detached, replaced) = {
             let inner = transaction.inner.lock();
             let truncated = inner.dirty && inner.base.is_none();
             let detached = inner.detached.is_some();
-            (inner.content(), truncated, inner.phase, detached)
+            let content = inner.content();
+            (content, truncated, inner.phase, detached, inner.replaced)
         };
         if let Some(file) = content {
             let mut stat = rustix::fs::fstat(&*file)?;
@@ -119,12 +122,17 @@ impl Engine {
             stat.st_nlink = if detached { 0 } else { stat.st_nlink.max(1) };
             return Ok(Some(stat));
         }
-        if base_gone || pending == Phase::Pending {
+        if base_gone || phase == Phase::Pending {
             // Emptied by O_TRUNC, or about to be opened: the file's own attributes.
             let stat = self.at_place(transaction.inode, |dir, name, _| dir.stat_at(name));
-            let Ok(mut stat) = stat else { return Ok(None) };
+            let Some(mut stat) = stat.ok().or(replaced) else {
+                return Ok(None);
+            };
             if base_gone {
                 (stat.st_size, stat.st_blocks) = (0, 0);
+            }
+            if detached {
+                stat.st_nlink = 0;
             }
             return Ok(Some(stat));
         }
@@ -361,9 +369,20 @@ impl Engine {
         self.with_descriptor(node, |fd| dir::xattr(fd, name))
     }
 
-    /// listxattr(2): names, each ended by a NUL byte.
-    pub fn xattr_names(&self, node: NodeId) -> Result<Vec<u8>, Errno> {
-        self.with_descriptor(node, |fd| dir::xattr_names(fd))
+    /// listxattr(2): names, each ended by a NUL byte. `trusted.*` is for the privileged (xattr(7)).
+    pub fn xattr_names(&self, node: NodeId, privileged: bool) -> Result<Vec<u8>, Errno> {
+        let names = self.with_descriptor(node, |fd| dir::xattr_names(fd))?;
+        if privileged {
+            return Ok(names);
+        }
+        let mut shown = Vec::with_capacity(names.len());
+        for name in dir::split_names(&names) {
+            if !name.as_bytes().starts_with(b"trusted.") {
+                shown.extend_from_slice(name.as_bytes());
+                shown.push(0);
+            }
+        }
+        Ok(shown)
     }
 
     /// setxattr(2) with its flags.
@@ -387,6 +406,12 @@ impl Engine {
     }
 
     fn note_xattr(&self, node: NodeId, name: &OsStr) {
+        if name.as_bytes() == b"system.posix_acl_access"
+            && let Some(kernel) = self.kernel.get()
+        {
+            // An ACL is the group's permissions too (acl(5)), and the kernel doesn't know.
+            kernel.drop_attributes(node);
+        }
         if let Ok(Subject::Shadow(transaction, _)) = self.subject(node) {
             let mut inner = transaction.inner.lock();
             inner.dirty = true;

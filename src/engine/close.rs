@@ -53,6 +53,9 @@ impl Engine {
             if let (Some(process), Some(signal)) = (process, signal) {
                 inner.note_death(opener, process, signal);
             }
+            if !exiting && process == Some(inner.decider(opener)) {
+                inner.last_writer_closed = true;
+            }
             inner.closed_elsewhere |= process != Some(opener);
             let search = Search {
                 inode: transaction.reported,
@@ -74,7 +77,25 @@ impl Engine {
         if mappable && self.processes.maps(process, transaction.reported) {
             return done(early);
         }
+        self.note_death_of_another(transaction, process);
         self.finish(transaction, done);
+    }
+
+    /// When a whole process group is killed, the descriptors of the one that decides may be gone
+    /// before its own close has been seen.
+    fn note_death_of_another(&self, transaction: &Transaction, closer: u32) {
+        let opener = transaction.writer.process;
+        let decider = {
+            let inner = transaction.inner.lock();
+            let decider = inner.decider(opener);
+            if decider == closer || inner.last_writer_closed {
+                return;
+            }
+            decider
+        };
+        if let Exit::Signalled(signal) = self.processes.exit(decider) {
+            transaction.inner.lock().note_death(opener, decider, signal);
+        }
     }
 
     /// Does anybody still hold a descriptor of it?

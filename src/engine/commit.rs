@@ -16,7 +16,7 @@ use crate::config::Durability;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use log::{debug, error, warn};
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, RenameFlags};
 
 /// How a version got its place.
 struct Published {
@@ -54,7 +54,7 @@ impl Engine {
     pub(super) fn settle(self: &Arc<Self>, transaction: &Arc<Transaction>) {
         let (failed, died, detached, dirty) = {
             let inner = transaction.inner.lock();
-            let detached = inner.detached.clone();
+            let detached = inner.detached.is_some();
             (inner.failed, inner.died, detached, inner.dirty)
         };
         if let Some(errno) = failed {
@@ -66,12 +66,8 @@ impl Engine {
             self.rolled_back(transaction, &reason);
             return self.end(transaction, Err(Errno::IO), None);
         }
-        if let Some(detached) = detached {
-            if dirty && !detached.by_writer {
-                self.count(&self.counters.detached);
-                self.keep_aside(transaction, &detached.path, detached.reason);
-            }
-            return self.end(transaction, Ok(()), None);
+        if detached {
+            return self.end_detached(transaction);
         }
         if !dirty {
             return self.end(transaction, Ok(()), None);
@@ -86,6 +82,9 @@ impl Engine {
                 errno: Errno::STALE,
                 ..
             }) => {
+                if transaction.inner.lock().detached.is_some() {
+                    return self.end_detached(transaction);
+                }
                 let path = self.path_of(transaction.inode);
                 self.keep_aside(transaction, &path, "the file was changed behind the mount");
                 self.end(transaction, Err(Errno::STALE), None);
@@ -95,6 +94,23 @@ impl Engine {
                 self.end(transaction, Err(errno), None);
             }
         }
+    }
+
+    /// Ends a transaction that has lost its name: nothing is published, and its close succeeds, as
+    /// that of an unlinked inode does.
+    fn end_detached(self: &Arc<Self>, transaction: &Arc<Transaction>) {
+        let (detached, written) = {
+            let inner = transaction.inner.lock();
+            (
+                inner.detached.clone(),
+                inner.dirty && inner.shadow.is_some(),
+            )
+        };
+        if let Some(detached) = detached.filter(|d| written && !d.by_writer) {
+            self.count(&self.counters.detached);
+            self.keep_aside(transaction, &detached.path, detached.reason);
+        }
+        self.end(transaction, Ok(()), None);
     }
 
     /// Commits what has been written so far, and goes on (fsync).
@@ -126,6 +142,7 @@ impl Engine {
                 inner.base = Some(version);
                 Ok(())
             }
+            Err(Failed { .. }) if inner.detached.is_some() => Ok(()),
             Err(Failed { errno, .. }) => {
                 // The kernel reports a failed write-back once: the shadow can't be trusted, nor
                 // tried again.
@@ -296,17 +313,7 @@ impl Engine {
         let target = redo::open_for_rewrite(dir, &name.name, who)?;
         let path = self.state.lock().tree.path(key).ok_or(Errno::STALE)?;
         if !self.move_readers_away(key, dir)? {
-            warn!(
-                "{}: readers hold the old version since before it got its second hard link; \
-                 this name becomes a file of its own so that they keep it",
-                self.path_of(key)
-            );
-            shadow.replace(dir, &name.name, store)?;
-            let who = identity(&rustix::fs::fstat(shadow.file())?);
-            let version = Version::new(shadow.file().clone(), false);
-            self.state.lock().tree.published(key, who, &version);
-            let dir = Some(dir.clone());
-            return Ok(Published { dir, version });
+            return self.publish_under_all_names(key, shadow, dir, name);
         }
         let set_rewriting = |rewriting| {
             if let Some(inode) = self.state.lock().tree.inode_mut(key) {
@@ -323,6 +330,48 @@ impl Engine {
         let version = Version::new(Arc::new(rewritten?), true);
         self.state.lock().tree.published(key, who, &version);
         Ok(Published { dir: None, version })
+    }
+
+    /// For a file whose readers have had its inode open since before it got a second name, so that
+    /// it must not change: the version becomes a new inode, which gets all names the mount knows.
+    /// One after the other; a crash in between leaves each name a whole version.
+    fn publish_under_all_names(
+        &self,
+        key: Key,
+        shadow: &Shadow,
+        dir: &Dir,
+        name: &Name,
+    ) -> Result<Published, Errno> {
+        let store = self.store()?;
+        let links = dir.stat_at(&name.name)?.st_nlink as usize;
+        let names = {
+            let state = self.state.lock();
+            state.tree.inode(key).ok_or(Errno::STALE)?.names.clone()
+        };
+        if names.len() < links {
+            warn!(
+                "{}: readers hold the old version, so what was written becomes a file of its own; \
+                 names of it that were made behind the mount keep the old content",
+                self.path_of(key)
+            );
+        }
+        let who = identity(&rustix::fs::fstat(shadow.file())?);
+        shadow.replace(dir, &name.name, store)?;
+        for other in names.iter().filter(|other| *other != name) {
+            let to = self.dir(other.parent)?;
+            let temp = store.unique_name();
+            dir.link(&name.name, store.tmp(), &temp)?;
+            store
+                .tmp()
+                .rename(&temp, &to, &other.name, RenameFlags::empty())?;
+            if self.settings.durability == Durability::Full {
+                to.sync()?;
+            }
+        }
+        let version = Version::new(shadow.file().clone(), names.len() > 1);
+        self.state.lock().tree.published(key, who, &version);
+        let dir = Some(dir.clone());
+        Ok(Published { dir, version })
     }
 
     /// Gives those who have the current version open a copy of it, before its inode changes.

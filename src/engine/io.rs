@@ -4,8 +4,8 @@ use super::lookup::Listing;
 use super::transaction::{Phase, Transaction};
 use super::version::{KernelFile, Version};
 use super::{Caller, Done, Engine};
+use crate::backing::Errno;
 use crate::backing::shadow::{self, Shadow, errno};
-use crate::backing::{Dir, Errno};
 use crate::sync::{Arc, OnceLock};
 use log::warn;
 use rustix::fs::{FallocateFlags, SeekFrom};
@@ -436,9 +436,19 @@ impl Engine {
     /// As opendir(3) on BACKING.
     pub fn open_dir(&self, node: super::NodeId) -> Result<u64, Errno> {
         let key = self.state.lock().tree.inode_of(node).ok_or(Errno::STALE)?.0;
-        let dir: Dir = self.dir(key)?;
+        let dir = match self.dir(key) {
+            Ok(dir) => Some(dir),
+            // Removed, and still somebody's current directory.
+            Err(Errno::NOENT) if self.is_nameless(key) => None,
+            Err(errno) => return Err(errno),
+        };
         let listing = Listing::new(key, dir);
         Ok(self.add_handle(Handle::Directory(Arc::new(listing))))
+    }
+
+    fn is_nameless(&self, key: super::Key) -> bool {
+        let state = self.state.lock();
+        state.tree.inode(key).is_none_or(|i| i.names.is_empty())
     }
 
     /// The listing of a directory handle.
@@ -457,7 +467,7 @@ impl Engine {
     /// fsync(2) of a directory: its entries are durable.
     pub fn sync_dir(self: &Arc<Self>, handle: u64, done: Done<()>) {
         match self.listing(handle) {
-            Ok(listing) => self.spawn(move |_| done(listing.dir().sync())),
+            Ok(listing) => self.spawn(move |_| done(listing.sync())),
             Err(errno) => done(Err(errno)),
         }
     }

@@ -1,11 +1,13 @@
 //! Names to node ids, and listings.
 
+use super::open::Wish;
 use super::transaction::Transaction;
 use super::tree::{Key, NodeId, ROOT, ROOT_NODE};
 use super::{Caller, Engine, State};
 use crate::backing::dir::Listed;
 use crate::backing::store::DIRECTORY;
 use crate::backing::{Dir, Errno, Identity, Stat, identity};
+use crate::leases::{Acquire, Kind, OwnerId, Wanted};
 use crate::sync::{Arc, Mutex};
 use rustix::fs::FileType;
 use std::ffi::{OsStr, OsString};
@@ -64,12 +66,13 @@ impl Attributes {
 #[derive(Debug)]
 pub struct Listing {
     key: Key,
-    dir: Dir,
+    /// `None` if it was removed before it was opened: it is empty then.
+    dir: Option<Dir>,
     entries: Mutex<Arc<Vec<Listed>>>,
 }
 
 impl Listing {
-    pub(super) fn new(key: Key, dir: Dir) -> Self {
+    pub(super) fn new(key: Key, dir: Option<Dir>) -> Self {
         Self {
             key,
             dir,
@@ -77,8 +80,9 @@ impl Listing {
         }
     }
 
-    pub(super) fn dir(&self) -> &Dir {
-        &self.dir
+    /// Makes its entries durable.
+    pub(super) fn sync(&self) -> Result<(), Errno> {
+        self.dir.as_ref().map_or(Ok(()), Dir::sync)
     }
 }
 
@@ -100,9 +104,20 @@ impl Engine {
     ///
     /// # Errors
     /// `ENOENT`, and what stat(2) in BACKING says.
-    pub fn lookup(&self, caller: Caller, parent: NodeId, name: &OsStr) -> Result<Entry, Errno> {
+    pub fn lookup(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: NodeId,
+        name: &OsStr,
+    ) -> Result<Entry, Errno> {
         let parent = self.key_of(parent)?;
-        self.look_up_in(caller, parent, name)
+        self.look_up_in(caller, parent, name).inspect_err(|_| {
+            // Whatever the thread was sent for, its open(2) ends here, or goes on as a creation.
+            let redirect = self.state.lock().take_redirect(caller.tid);
+            if let Some(transaction) = redirect.and_then(|r| r.transaction) {
+                self.abandon_pending(&transaction);
+            }
+        })
     }
 
     /// The inode of a node id.
@@ -118,20 +133,29 @@ impl Engine {
         if is_hidden(parent, name) {
             return Err(Errno::NOENT);
         }
-        let (key, stat) = self.find(parent, name)?;
-        self.entry_of(caller, key, stat)
+        let sent = claim_sent(&mut self.state.lock(), caller, parent, name);
+        let (claim, stat) = match sent {
+            Some(claim) => (claim, None),
+            None => self.find(caller, parent, name)?,
+        };
+        self.entry(claim, stat)
     }
 
-    /// The inode of a name, and what BACKING tells of it if it is there.
-    fn find(&self, parent: Key, name: &OsStr) -> Result<(Key, Option<Stat>), Errno> {
+    /// The inode of a name, claimed, and what BACKING tells of it if it is there.
+    fn find(
+        &self,
+        caller: Caller,
+        parent: Key,
+        name: &OsStr,
+    ) -> Result<(Claim, Option<Stat>), Errno> {
         let _names = self.names_shared(parent);
-        let in_flight = {
-            let state = self.state.lock();
-            let key = state.tree.child(parent, name);
-            key.filter(|key| state.tree.inode(*key).is_some_and(|i| i.is_provisional()))
-        };
-        if let Some(key) = in_flight {
-            return Ok((key, None));
+        {
+            let mut state = self.state.lock();
+            if let Some(key) = state.tree.child(parent, name)
+                && state.tree.inode(key).is_some_and(|i| i.is_provisional())
+            {
+                return Ok((claim(&mut state, caller, key)?, None));
+            }
         }
         let dir = self.dir(parent)?;
         let stat = match dir.stat_at(name) {
@@ -143,16 +167,52 @@ impl Engine {
                 return Err(errno);
             }
         };
-        let key = {
-            let kind = FileType::from_raw_mode(stat.st_mode);
-            let mut state = self.state.lock();
-            let key = state.tree.found(identity(&stat), kind, parent, name);
-            if let Some(inode) = state.tree.inode_mut(key) {
-                inode.linked = kind == FileType::RegularFile && stat.st_nlink > 1;
-            }
-            key
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let mut state = self.state.lock();
+        let key = state.tree.found(identity(&stat), kind, parent, name);
+        let linked = kind == FileType::RegularFile && stat.st_nlink > 1;
+        if let Some(inode) = state.tree.inode_mut(key) {
+            inode.linked = linked;
+        }
+        if !linked {
+            // Its other names were taken away behind the mount's back.
+            state.tree.keep_only(key, parent, name);
+        }
+        if kind == FileType::RegularFile {
+            self.meet(&mut state, caller, key);
+        }
+        Ok((claim(&mut state, caller, key)?, Some(stat)))
+    }
+
+    /// A thread that waited to write a file which then lost its name finds another one there. It
+    /// can't be sent to look again at its OPEN, so its transaction begins here if the lease is
+    /// free.
+    fn meet(&self, state: &mut State, caller: Caller, key: Key) {
+        let Some((wish, _)) = state.spent.get(&caller.tid) else {
+            return;
         };
-        Ok((key, Some(stat)))
+        let Some(inode) = state.tree.inode(key) else {
+            return;
+        };
+        if wish.writer.is_none() || inode.transaction.is_some() {
+            return;
+        }
+        let wish = Wish {
+            inode: key,
+            node: inode.current,
+            ..wish.clone()
+        };
+        let wanted = Wanted {
+            file: Self::file_id(key),
+            owner: OwnerId(u64::from(caller.tid)),
+            kind: Kind::Writer,
+            deadline: self.now(),
+            nonblocking: true,
+        };
+        if matches!(state.leases.acquire(wanted), Acquire::Granted) {
+            self.begin_and_redirect(state, &wish);
+            state.spent.remove(&caller.tid);
+        }
     }
 
     /// A name was removed behind the mount's back.
@@ -166,53 +226,28 @@ impl Engine {
         }
     }
 
-    /// What to tell a thread of an inode; counts as a lookup. Takes name locks.
-    pub(super) fn entry_of(
-        &self,
-        caller: Caller,
-        key: Key,
-        stat: Option<Stat>,
-    ) -> Result<Entry, Errno> {
-        let (node, private, calm) = {
-            let mut state = self.state.lock();
-            let node = Self::view(&state, caller.tid, key).ok_or(Errno::STALE)?;
-            state.tree.looked_up(node);
-            let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
-            let private = inode.transaction.clone().filter(|t| t.node == node);
-            let calm = inode.transaction.is_none()
-                && !inode.linked
-                && node == inode.current
-                && !state.redirects.contains_key(&caller.tid);
-            (node, private, calm)
-        };
-        let attributes = match (private, stat) {
-            (None, Some(stat)) => {
-                let reported = self.reported(key);
-                let valid = if calm { VALID } else { Duration::ZERO };
-                reported.map(|reported| Attributes {
-                    stat,
-                    reported,
-                    valid,
-                })
-            }
-            _ => self.attributes(node),
+    /// What to tell a thread of an inode that it has claimed. Takes name locks.
+    pub(super) fn entry(&self, claim: Claim, stat: Option<Stat>) -> Result<Entry, Errno> {
+        let valid = if claim.calm { VALID } else { Duration::ZERO };
+        let attributes = match stat.filter(|_| !claim.private) {
+            Some(stat) => Ok(Attributes {
+                stat,
+                reported: claim.reported,
+                valid,
+            }),
+            None => self.attributes(claim.node),
         };
         match attributes {
             Ok(attributes) => Ok(Entry {
-                node,
+                node: claim.node,
                 attributes,
-                name_valid: if calm { VALID } else { Duration::ZERO },
+                name_valid: valid,
             }),
             Err(errno) => {
-                self.forget(node, 1);
+                self.forget(claim.node, 1);
                 Err(errno)
             }
         }
-    }
-
-    fn reported(&self, key: Key) -> Result<u64, Errno> {
-        let state = self.state.lock();
-        Ok(state.tree.inode(key).ok_or(Errno::STALE)?.reported)
     }
 
     /// The kernel forgets a node id that it was told of `times` times.
@@ -248,7 +283,10 @@ impl Engine {
         const PAGE: usize = 512;
         let listing = self.listing(handle)?;
         if offset == 0 {
-            let mut entries = listing.dir.list()?;
+            let mut entries = match &listing.dir {
+                Some(dir) => dir.list()?,
+                None => Vec::new(),
+            };
             if listing.key == ROOT {
                 entries.retain(|entry| entry.name.as_bytes() != DIRECTORY.as_bytes());
             }
@@ -316,6 +354,52 @@ impl Engine {
         let parent = state.tree.inode(parent).map_or(0, |inode| inode.reported);
         Ok((own.reported, parent))
     }
+}
+
+/// A node id that the kernel is about to be told, and so must not go.
+pub(super) struct Claim {
+    node: NodeId,
+    reported: u64,
+    /// Its attributes are not those of the name in BACKING.
+    private: bool,
+    /// Nobody writes the file, and it has one name: what is told may be believed for a while.
+    calm: bool,
+}
+
+/// Claims the node id that a thread gets for an inode. Under the same lock as what found the
+/// inode: a FORGET in between might drop it.
+pub(super) fn claim(state: &mut State, caller: Caller, key: Key) -> Result<Claim, Errno> {
+    let node = Engine::view(state, caller.tid, key).ok_or(Errno::STALE)?;
+    state.tree.looked_up(node);
+    let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
+    let in_flight = inode.transaction.as_ref();
+    Ok(Claim {
+        node,
+        reported: inode.reported,
+        private: in_flight.is_some_and(|t| t.node == node),
+        calm: in_flight.is_none()
+            && !inode.linked
+            && node == inode.current
+            && !state.redirects.contains_key(&caller.tid),
+    })
+}
+
+/// Claims what a thread was sent to by this name.
+fn claim_sent(state: &mut State, caller: Caller, parent: Key, name: &OsStr) -> Option<Claim> {
+    let redirect = state.redirects.get_mut(&caller.tid)?;
+    let mut names = redirect.names.iter();
+    if !names.any(|n| n.parent == parent && *n.name == *name) {
+        return None;
+    }
+    redirect.looked = true;
+    let (node, key) = (redirect.target, redirect.inode);
+    state.tree.looked_up(node);
+    Some(Claim {
+        node,
+        reported: state.tree.inode(key)?.reported,
+        private: true,
+        calm: false,
+    })
 }
 
 /// Is it latchfs's own directory?

@@ -45,7 +45,7 @@ use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 use transaction::{Transaction, Writer};
-use tree::{Key, NodeId, ROOT, Tree};
+use tree::{Key, Name, NodeId, ROOT, Tree};
 use version::Version;
 
 pub use io::Handle;
@@ -93,6 +93,11 @@ pub(crate) struct Redirect {
     pin: Option<Arc<Version>>,
     /// It holds the lease of this transaction.
     transaction: Option<Arc<Transaction>>,
+    /// The names of the file when the thread was sent. By them it is led to the target whatever
+    /// they mean by then: the open took place before they came to mean something else.
+    names: Vec<Name>,
+    /// It has looked.
+    looked: bool,
     since: Instant,
 }
 
@@ -103,6 +108,9 @@ pub(crate) struct State {
     leases: LeaseTable,
     parked: HashMap<Ticket, waiting::Parked>,
     redirects: HashMap<u32, Redirect>,
+    /// Threads that were sent to look their name up again because its file is gone: whatever they
+    /// find there, they can't be sent from it again.
+    spent: HashMap<u32, (open::Wish, Instant)>,
 }
 
 impl State {
@@ -156,7 +164,15 @@ pub struct Engine {
     /// Runs as root: files are given to whoever created them.
     privileged: bool,
     device: OnceLock<u64>,
+    kernel: OnceLock<Box<dyn KernelCache>>,
     counters: Counters,
+}
+
+/// What the engine asks of the kernel's cache.
+pub trait KernelCache: Send + Sync {
+    /// Has it ask again for the attributes of a node id. Takes no lock of the kernel that a
+    /// request may hold (unlike dropping a name).
+    fn drop_attributes(&self, node: NodeId);
 }
 
 /// What happened so far.
@@ -195,6 +211,7 @@ impl Engine {
             leases: LeaseTable::default(),
             parked: HashMap::new(),
             redirects: HashMap::new(),
+            spent: HashMap::new(),
         };
         Ok(Arc::new(Self {
             root,
@@ -215,6 +232,7 @@ impl Engine {
             tasks: Tasks::default(),
             privileged: rustix::process::geteuid().is_root(),
             device: OnceLock::new(),
+            kernel: OnceLock::new(),
             counters: Counters::default(),
         }))
     }
@@ -223,6 +241,19 @@ impl Engine {
     /// the mount are told from others in `/proc`.
     pub fn set_device(&self, device: u64) {
         let _ = self.device.set(device);
+    }
+
+    /// Gives the engine the kernel's cache of a mount.
+    pub fn set_kernel(&self, kernel: Box<dyn KernelCache>) {
+        let _ = self.kernel.set(kernel);
+    }
+
+    /// Has the kernel ask again for the attributes of a file.
+    fn drop_cached_attributes(&self, key: Key) {
+        let current = self.state.lock().tree.inode(key).map(|i| i.current);
+        if let (Some(kernel), Some(current)) = (self.kernel.get(), current) {
+            kernel.drop_attributes(current);
+        }
     }
 
     /// What happened so far.

@@ -4,7 +4,7 @@
 //! lease; only for a commit whose last close has already happened, which takes as long as the
 //! disk and no longer.
 
-use super::lookup::Entry;
+use super::lookup::{Entry, claim};
 use super::transaction::{Detached, Transaction};
 use super::tree::{Key, NodeId};
 use super::{Caller, Done, Engine, State};
@@ -100,14 +100,15 @@ impl Engine {
         let given = self.give_name_to(&dir, name, caller, mode);
         let stat = dir.stat_at(name)?;
         given?;
-        let key = {
+        let claim = {
             let kind = FileType::from_raw_mode(stat.st_mode);
             let mut state = self.state.lock();
             let identity = crate::backing::identity(&stat);
-            state.tree.found(identity, kind, parent, name)
+            let key = state.tree.found(identity, kind, parent, name);
+            claim(&mut state, caller, key)?
         };
         drop(names);
-        self.entry_of(caller, key, Some(stat))
+        self.entry(claim, Some(stat))
     }
 
     /// Gives what was just made to whoever asked for it.
@@ -364,7 +365,7 @@ impl Engine {
             let name = inode.names.first().cloned().ok_or(Errno::NOENT)?;
             (name, inode.is_provisional())
         };
-        {
+        let claim = {
             let _names = self.names_exclusive_both(from.parent, new_parent);
             if self.is_provisional(new_parent, new_name) {
                 return Err(Errno::EXIST);
@@ -386,8 +387,12 @@ impl Engine {
             if let Some(inode) = state.tree.inode_mut(key) {
                 inode.linked = true;
             }
-        }
-        self.entry_of(caller, key, None)
+            claim(&mut state, caller, key)?
+        };
+        // The kernel may still believe, for its other name, what it was told while it had one:
+        // from now on a commit through this name changes what that one shows.
+        self.drop_cached_attributes(key);
+        self.entry(claim, None)
     }
 
     /// rename(2) and renameat2(2).

@@ -93,7 +93,8 @@ impl Engine {
     /// # Errors
     /// Through `done`: `ETIMEDOUT` after the lock timeout, `EAGAIN` where `O_NONBLOCK` would have
     /// to wait, `EDEADLK` if waiting would close a cycle, `EINTR` if a signal ended the wait,
-    /// `ESTALE` to make the kernel look the name up again, `EBUSY` for a write through
+    /// `ESTALE` to make the kernel look the name up again (`EINTR` where it has done so already,
+    /// and the name is another file by now), `EBUSY` for a write through
     /// `/proc/self/fd/N` of a descriptor opened for reading; and what opening the file of BACKING
     /// says.
     pub fn open(
@@ -122,6 +123,7 @@ impl Engine {
                 node,
                 inode,
                 flags,
+                spent: state.spent.remove(&caller.tid).is_some(),
             };
             let decision = self.decide(&mut state, wish, &mut done, &mut left_behind);
             (decision, inode)
@@ -153,6 +155,12 @@ impl Engine {
         done: &mut Option<Done<Opened>>,
         left_behind: &mut Option<Arc<Transaction>>,
     ) -> Decision {
+        let redirect = state.take_redirect(wish.caller.tid);
+        let looked = redirect.as_ref().is_some_and(|r| r.looked);
+        let wish = Wish {
+            spent: wish.spent || looked,
+            ..wish
+        };
         let Wish {
             caller,
             node,
@@ -160,7 +168,6 @@ impl Engine {
             flags,
             ..
         } = wish;
-        let redirect = state.take_redirect(caller.tid);
         if let Some(Redirect {
             transaction: Some(transaction),
             ..
@@ -173,9 +180,10 @@ impl Engine {
         let returned = redirect
             .as_ref()
             .is_some_and(|r| r.inode == key && r.target == node);
-        // It was sent to look again, and came back to where it was: through a magic link
-        // (/proc/self/fd/N), which has no name to look up. It can't be sent a second time.
+        // It was sent to look again, and came back to where it was without looking: through a
+        // magic link (/proc/self/fd/N), which has no name. It can't be sent a second time.
         let magic = !returned
+            && !looked
             && redirect
                 .as_ref()
                 .is_some_and(|r| r.inode == key && r.from == node);
@@ -203,6 +211,9 @@ impl Engine {
             if !mine.is_in_flight() {
                 return Decision::AfterCommit(mine);
             }
+            if wish.spent {
+                return Decision::Fail(Errno::INTR);
+            }
             let target = mine.node;
             redirect_to(state, caller, key, node, target, None, None);
             return Decision::Fail(Errno::STALE);
@@ -210,6 +221,10 @@ impl Engine {
         if flags.changes() {
             if magic {
                 return Decision::Fail(Errno::BUSY);
+            }
+            if wish.spent {
+                // Many programs try again by themselves on this, and then come afresh.
+                return Decision::Fail(Errno::INTR);
             }
             return self.want(state, wish, Kind::Writer, done);
         }
@@ -220,6 +235,9 @@ impl Engine {
         if returned || magic || current == node {
             let pin = redirect.filter(|_| returned).and_then(|r| r.pin);
             return Decision::Serve(pin);
+        }
+        if wish.spent {
+            return Decision::Fail(Errno::INTR);
         }
         Decision::Update
     }
@@ -404,6 +422,10 @@ impl Engine {
         flags: OpenFlags,
         first: bool,
     ) -> Result<(), Errno> {
+        if first {
+            let stat = self.at_place(transaction.inode, |dir, name, _| dir.stat_at(name));
+            transaction.inner.lock().replaced = stat.ok();
+        }
         if first && !flags.truncate {
             let (_, base) = self.version(transaction.inode)?;
             transaction.inner.lock().base = Some(base);
@@ -433,21 +455,22 @@ impl Engine {
     ) -> Result<(Entry, Opened), Errno> {
         let writer = self.writer(caller);
         let store = self.store()?;
-        let (parent, left_behind) = {
+        let (parent, left_behind, spent) = {
             let mut state = self.state.lock();
             let redirect = state.take_redirect(caller.tid);
+            let spent = state.spent.remove(&caller.tid).is_some() || redirect.is_some();
             let (key, _) = state.tree.inode_of(parent).ok_or(Errno::STALE)?;
-            (key, redirect.and_then(|r| r.transaction))
+            (key, redirect.and_then(|r| r.transaction), spent)
         };
         if let Some(transaction) = left_behind {
             self.abandon_pending(&transaction);
         }
         self.check_visible(parent, name)?;
         let _names = self.names_exclusive(parent);
-        let taken = if flags.exclusive {
-            Errno::EXIST
-        } else {
-            Errno::STALE
+        let taken = match (flags.exclusive, spent) {
+            (true, _) => Errno::EXIST,
+            (false, false) => Errno::STALE,
+            (false, true) => Errno::INTR,
         };
         if self.is_provisional(parent, name) {
             return Err(taken);
@@ -508,6 +531,8 @@ pub struct Wish {
     pub inode: Key,
     /// How.
     pub flags: OpenFlags,
+    /// It can't be sent to look again: that was done already, for another file.
+    pub spent: bool,
 }
 
 /// Notes where LOOKUP is to send a thread.
@@ -520,12 +545,15 @@ pub(super) fn redirect_to(
     pin: Option<Arc<Version>>,
     transaction: Option<Arc<Transaction>>,
 ) {
+    let names = state.tree.inode(inode).map(|i| i.names.clone());
     let redirect = Redirect {
         inode,
         from,
         target,
         pin,
         transaction,
+        names: names.unwrap_or_default(),
+        looked: false,
         since: Instant::now(),
     };
     state.redirect(caller.tid, redirect);

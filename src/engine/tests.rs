@@ -2,6 +2,7 @@
 
 use super::attributes::Change;
 use super::lookup::Entry;
+use super::names::Rename;
 use super::open::{OpenFlags, Opened};
 use super::tree::{NodeId, ROOT_NODE};
 use super::{Caller, Done, Engine, Settings};
@@ -280,6 +281,36 @@ fn a_thread_on_its_way_to_a_version_gets_there_although_the_kernel_forgets_it_me
     assert_eq!(bench.read(&reader), "one");
     bench.engine.release(reader.handle);
     bench.close(3, &next).expect("committed");
+    assert!(bench.engine.is_idle());
+}
+
+#[test]
+fn a_writer_who_waits_for_a_file_that_another_replaces_by_rename_gets_the_other() {
+    let bench = Bench::with_file("old");
+    std::fs::write(bench.dir.path().join("g"), "other").expect("a file");
+    let first = bench.open(1, UPDATE).expect("opened");
+    let node = bench.lookup(2).expect("found").node;
+    let waiting = bench.ask_to_open(2, node, libc::O_RDWR);
+    let (done, answer) = answer();
+    let rename = Rename {
+        parent: ROOT_NODE,
+        name: "g".into(),
+        new_parent: ROOT_NODE,
+        new_name: "f".into(),
+        flags: 0,
+    };
+    bench.engine.rename(caller(3), rename, done);
+    assert_eq!(got(&answer), Ok(()));
+    assert_eq!(got(&waiting).err(), Some(Errno::STALE));
+    // The kernel looks up twice, and its next OPEN is the last it makes.
+    bench.lookup(2).expect("found");
+    let node = bench.lookup(2).expect("found").node;
+    let second = got(&bench.ask_to_open(2, node, libc::O_RDWR)).expect("opened");
+    assert_eq!(bench.read(&second), "other");
+    bench.write(2, &second, "OTH").expect("written");
+    bench.close(2, &second).expect("committed");
+    bench.close(1, &first).expect("detached");
+    assert_eq!(bench.behind(), "OTHer");
     assert!(bench.engine.is_idle());
 }
 

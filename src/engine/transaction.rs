@@ -100,6 +100,9 @@ pub struct Inner {
     pub died: Option<(u32, i32)>,
     /// The thread and the process of the last write.
     pub last_writer: Option<(u32, u32)>,
+    /// That process has closed a copy of the descriptor since, alive: what becomes of it later
+    /// does not count.
+    pub last_writer_closed: bool,
     /// A process other than the opener's has closed a copy of the descriptor.
     pub closed_elsewhere: bool,
     /// It has a handle that can be mapped for writing.
@@ -108,6 +111,8 @@ pub struct Inner {
     pub watch: Option<ProcessWatch>,
     /// Attributes set by its writer.
     pub explicit: Explicit,
+    /// The file's attributes when it began.
+    pub replaced: Option<Stat>,
     /// The file's attributes when the shadow got its copy of them.
     pub attributes_of: Option<Stat>,
     /// Written by someone without privileges: set-user-id and capabilities go.
@@ -155,10 +160,12 @@ impl Transaction {
                 failed: None,
                 died: None,
                 last_writer: None,
+                last_writer_closed: false,
                 closed_elsewhere: false,
                 mappable: false,
                 watch: None,
                 explicit: Explicit::default(),
+                replaced: None,
                 attributes_of: None,
                 privileges_dropped: false,
                 detached: None,
@@ -210,14 +217,19 @@ impl Inner {
     pub fn wrote(&mut self, tid: u32, process: u32) {
         self.dirty = true;
         self.last_writer = Some((tid, process));
+        self.last_writer_closed = false;
         // Whoever wrote last decides, and that one lives.
         self.died = None;
     }
 
-    /// Did the process that decides (W9) die of a signal? Called with each process seen dying.
+    /// The process by whose death the transaction is rolled back (W9).
+    pub fn decider(&self, opener: u32) -> u32 {
+        self.last_writer.map_or(opener, |(_, process)| process)
+    }
+
+    /// A process that holds it is seen dying of a signal.
     pub fn note_death(&mut self, opener: u32, process: u32, signal: i32) {
-        let decides = self.last_writer.map_or(opener, |(_, process)| process);
-        if decides == process {
+        if self.decider(opener) == process {
             self.died = Some((process, signal));
         }
     }

@@ -344,6 +344,10 @@ impl Tree {
         if identity.dev != self.device || identity.ino != reported {
             self.renumbered.insert(identity, reported);
             self.taken.insert(reported);
+        } else {
+            // It got its own number back.
+            self.renumbered.remove(&identity);
+            self.taken.remove(&reported);
         }
     }
 
@@ -356,9 +360,8 @@ impl Tree {
             if self.identities.get(&identity) == Some(&key) {
                 self.identities.remove(&identity);
             }
-            if self.renumbered.remove(&identity).is_some() {
-                self.taken.remove(&inode.reported);
-            }
+            self.renumbered.remove(&identity);
+            self.taken.remove(&inode.reported);
         }
     }
 
@@ -405,6 +408,16 @@ impl Tree {
         }
         self.reap(parent);
         Some(key)
+    }
+
+    /// A file of BACKING has this name and no other.
+    pub fn keep_only(&mut self, key: Key, parent: Key, name: &OsStr) {
+        let names = self.inodes.get(&key).map(|inode| inode.names.clone());
+        for other in names.into_iter().flatten() {
+            if other.parent != parent || *other.name != *name {
+                self.detach(other.parent, &other.name);
+            }
+        }
     }
 
     /// A name is no longer that of a file being created.

@@ -14,7 +14,7 @@ use crate::backing::Errno;
 use crate::leases::{Kind, Ticket, Wake};
 use crate::sync::Arc;
 use log::warn;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often waiters are asked for pending signals: W3 promises 100 ms.
 const LOOK: Duration = Duration::from_millis(40);
@@ -67,13 +67,19 @@ impl Engine {
             let wish = &parked.wish;
             let current = state.tree.inode(wish.inode).map(|inode| inode.current);
             let answer = match (wake.kind, current) {
-                _ if gone => Answer::Fail(Errno::STALE),
                 (_, None) => Answer::Fail(Errno::STALE),
+                _ if gone && wish.spent => Answer::Fail(Errno::NOENT),
+                _ if gone => {
+                    let spent = (wish.clone(), Instant::now());
+                    state.spent.insert(wish.caller.tid, spent);
+                    Answer::Fail(Errno::STALE)
+                }
                 (Kind::Writer, Some(_)) => {
                     self.begin_and_redirect(state, wish);
                     Answer::Fail(Errno::STALE)
                 }
                 (Kind::Reader, Some(current)) if current == wish.node => Answer::Serve,
+                (Kind::Reader, Some(_)) if wish.spent => Answer::Fail(Errno::INTR),
                 (Kind::Reader, Some(current)) => {
                     let (caller, inode, from) = (wish.caller, wish.inode, wish.node);
                     redirect_to(
@@ -130,6 +136,7 @@ impl Engine {
                     .iter()
                     .filter_map(|ticket| state.parked.remove(ticket))
                     .collect();
+                state.spent.retain(|_, (_, at)| at.elapsed() < COME_BACK);
                 let waiters: Vec<(Ticket, u32)> = state
                     .parked
                     .iter()

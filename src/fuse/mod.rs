@@ -71,6 +71,19 @@ impl Adapter {
     }
 }
 
+/// The kernel's cache of a session.
+#[derive(Debug)]
+struct Cache(fuser::Notifier);
+
+impl crate::engine::KernelCache for Cache {
+    fn drop_attributes(&self, node: NodeId) {
+        // A negative offset: the attributes only, no pages.
+        if let Err(error) = self.0.inval_inode(INodeNo(node.0), -1, 0) {
+            debug!("attributes of node {} not dropped: {error}", node.0);
+        }
+    }
+}
+
 fn caller(request: &Request) -> Caller {
     Caller {
         tid: request.pid(),
@@ -180,15 +193,12 @@ fn timespec(time: TimeOrNow) -> Timespec {
                 tv_sec: since.as_secs() as i64,
                 tv_nsec: i64::from(since.subsec_nanos()) as _,
             },
-            Err(before) => {
-                let before = before.duration();
-                let nanos = i64::from(before.subsec_nanos());
-                let carry = i64::from(nanos > 0);
-                Timespec {
-                    tv_sec: -(before.as_secs() as i64) - carry,
-                    tv_nsec: (carry * 1_000_000_000 - nanos) as _,
-                }
-            }
+            // fuser 0.18 makes a time before 1970 of -SECONDS + NANOSECONDS (as the kernel sends
+            // it) by going back both; undone here.
+            Err(before) => Timespec {
+                tv_sec: -(before.duration().as_secs() as i64),
+                tv_nsec: i64::from(before.duration().subsec_nanos()) as _,
+            },
         },
     }
 }
@@ -653,8 +663,10 @@ impl fuser::Filesystem for Adapter {
         send_xattr(reply, size, self.engine.xattr(node(ino), name));
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        send_xattr(reply, size, self.engine.xattr_names(node(ino)));
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let privileged = request.uid() == 0;
+        let names = self.engine.xattr_names(node(ino), privileged);
+        send_xattr(reply, size, names);
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

@@ -105,6 +105,7 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
     })?;
     let copy = session.as_fd().try_clone_to_owned();
     let _ = device.set(copy.map_err(|e| internal("can't copy the descriptor of /dev/fuse", e))?);
+    engine.set_kernel(Box::new(super::Cache(session.notifier())));
     let background = session
         .spawn()
         .map_err(|e| internal("can't start a thread", e))?;
