@@ -46,6 +46,14 @@ fn check_backing(given: &Path, mounts: &MountTable) -> Result<PathBuf, Failure> 
             )));
         }
     };
+    if path.to_str().is_none() {
+        // The table of mounts has to name it, and fuser takes text for that.
+        let what = "its path is not UTF-8, which the table of mounts can't show; rename it";
+        return Err(fail(format!(
+            "BACKING {} cannot be used: {what}",
+            given.display()
+        )));
+    }
     // A stat first: to open a FIFO would wait for a writer.
     if !fs::metadata(&path).map_err(unusable)?.is_dir() {
         return Err(unusable(io::ErrorKind::NotADirectory.into()));

@@ -207,7 +207,8 @@ fn detach(mount: &Mount) -> Result<(), Failure> {
     log::debug!("detaching {}", mount.point.display());
     let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
     let refused = match rustix::mount::unmount(&mount.point, flags) {
-        Ok(()) => None,
+        // Not a mount any more.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
         Err(Errno::PERM) => fusermount(&mount.point).err(),
         Err(error) => Some(error.to_string()),
     };

@@ -97,7 +97,7 @@ impl Engine {
         });
         let stat = match stat {
             Err(Errno::STALE | Errno::NOENT) if key == super::tree::ROOT => self.root.stat()?,
-            Err(Errno::NOENT) => return Err(Errno::STALE),
+            Err(Errno::STALE | Errno::NOENT) => self.last_attributes(key)?,
             other => other?,
         };
         Ok(Attributes {
@@ -105,6 +105,16 @@ impl Engine {
             reported,
             valid,
         })
+    }
+
+    /// What a file was like that has no name any more.
+    fn last_attributes(&self, key: Key) -> Result<Stat, Errno> {
+        let state = self.state.lock();
+        let inode = state.tree.inode(key).filter(|i| i.names.is_empty());
+        let last = inode.and_then(|inode| inode.last.as_deref());
+        let mut stat = *last.ok_or(Errno::STALE)?;
+        stat.st_nlink = 0;
+        Ok(stat)
     }
 
     /// stat(2) of a transaction's private version; `None` if it has none any more.

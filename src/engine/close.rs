@@ -7,7 +7,7 @@
 //! closed at the same moment and each saw the other.
 
 use super::io::Handle;
-use super::transaction::{Continuation, Detached, Phase, Transaction};
+use super::transaction::{Continuation, Detached, Inner, Phase, Transaction};
 use super::{Caller, Done, Engine};
 use crate::backing::Errno;
 use crate::owner::{Exit, Search};
@@ -53,9 +53,6 @@ impl Engine {
             if let (Some(process), Some(signal)) = (process, signal) {
                 inner.note_death(opener, process, signal);
             }
-            if !exiting && process == Some(inner.decider(opener)) {
-                inner.last_writer_closed = true;
-            }
             inner.closed_elsewhere |= process != Some(opener);
             let search = Search {
                 inode: transaction.reported,
@@ -63,26 +60,53 @@ impl Engine {
                 opener,
                 shared: inner.closed_elsewhere,
             };
-            (search, inner.mappable && !exiting, inner.failed)
+            (search, inner.mappable, inner.failed)
         };
         let early = failed.map_or(Ok(()), Err);
         // A process of another pid namespace can't be looked into: RELEASE decides.
         let Some(process) = process else {
             return done(early);
         };
+        let mapped = mappable && self.is_mapped(transaction, process);
         if self.is_held(transaction, search) {
+            if !exiting {
+                self.note_last_close_of(transaction, process);
+            }
             return done(early);
         }
-        // Its mapping will write after this close.
-        if mappable && self.processes.maps(process, transaction.reported) {
+        // A mapping will write after this close.
+        if mapped {
             return done(early);
         }
         self.note_death_of_another(transaction, process);
         self.finish(transaction, done);
     }
 
+    /// Has a process that closes it, or one that did so before, still a mapping to write by?
+    fn is_mapped(&self, transaction: &Transaction, closer: u32) -> bool {
+        let inode = transaction.reported;
+        let mut seen = transaction.inner.lock().mapped_by.clone();
+        seen.insert(closer);
+        seen.retain(|process| self.processes.maps(*process, inode));
+        let mapped = !seen.is_empty();
+        transaction.inner.lock().mapped_by = seen;
+        mapped
+    }
+
+    /// Others hold it still; was this the last copy of the process that decides?
+    fn note_last_close_of(&self, transaction: &Transaction, process: u32) {
+        let decides = |inner: &Inner| inner.decider(transaction.writer.process) == process;
+        if !decides(&transaction.inner.lock()) {
+            return;
+        }
+        let inode = transaction.reported;
+        let closed = !self.processes.holds_open_for_writing(process, inode);
+        let mut inner = transaction.inner.lock();
+        inner.last_writer_closed |= closed && decides(&inner);
+    }
+
     /// When a whole process group is killed, the descriptors of the one that decides may be gone
-    /// before its own close has been seen.
+    /// before its own close has been seen (`closer` has been looked at already).
     fn note_death_of_another(&self, transaction: &Transaction, closer: u32) {
         let opener = transaction.writer.process;
         let decider = {
@@ -154,6 +178,7 @@ impl Engine {
         let transaction = transaction.clone();
         self.spawn(move |engine| {
             engine.note_death_after_close(&transaction);
+            engine.note_death_of_another(&transaction, 0);
             engine.settle(&transaction);
         });
     }

@@ -11,7 +11,7 @@ use super::{Engine, State};
 use crate::backing::redo;
 use crate::backing::shadow::{self, Shadow};
 use crate::backing::store::{KeptRecord, since_epoch};
-use crate::backing::{Dir, Errno, Identity, identity};
+use crate::backing::{Dir, Errno, Identity, Stat, identity};
 use crate::config::Durability;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -393,6 +393,8 @@ impl Engine {
         result: Result<(), Errno>,
         published: Option<Arc<Version>>,
     ) {
+        let shadow = transaction.inner.lock().shadow.clone();
+        let last = shadow.and_then(|shadow| rustix::fs::fstat(shadow.file()).ok());
         let completions = {
             let mut state = self.state.lock();
             let owns = state
@@ -401,7 +403,7 @@ impl Engine {
                 .and_then(|inode| inode.transaction.as_ref())
                 .is_some_and(|current| current.node == transaction.node);
             let completions = if owns {
-                self.hand_over(&mut state, transaction, published.as_ref())
+                self.hand_over(&mut state, transaction, published.as_ref(), last)
             } else {
                 Vec::new()
             };
@@ -438,6 +440,7 @@ impl Engine {
         state: &mut State,
         transaction: &Transaction,
         published: Option<&Arc<Version>>,
+        last: Option<Stat>,
     ) -> Vec<super::waiting::Completion> {
         let key = transaction.inode;
         let file = Self::file_id(key);
@@ -454,6 +457,12 @@ impl Engine {
             return self.wake(state, woken, published, false);
         }
         // A file that never came to be: its names go.
+        if let Some(inode) = state.tree.inode_mut(key) {
+            inode.last = last.map(|mut stat| {
+                (stat.st_size, stat.st_blocks) = (0, 0);
+                Box::new(stat)
+            });
+        }
         let woken = state.leases.abandon(file);
         for name in names {
             state.tree.detach(name.parent, &name.name);

@@ -1,6 +1,6 @@
 //! Names to node ids, and listings.
 
-use super::open::Wish;
+use super::open::{OpenFlags, Wish};
 use super::transaction::Transaction;
 use super::tree::{Key, NodeId, ROOT, ROOT_NODE};
 use super::{Caller, Engine, State};
@@ -113,11 +113,16 @@ impl Engine {
         let parent = self.key_of(parent)?;
         self.look_up_in(caller, parent, name).inspect_err(|_| {
             // Whatever the thread was sent for, its open(2) ends here, or goes on as a creation.
-            let redirect = self.state.lock().take_redirect(caller.tid);
-            if let Some(transaction) = redirect.and_then(|r| r.transaction) {
-                self.abandon_pending(&transaction);
-            }
+            self.drop_redirect(caller);
         })
+    }
+
+    /// A thread can't get where it was sent.
+    fn drop_redirect(self: &Arc<Self>, caller: Caller) -> Option<Arc<Transaction>> {
+        let redirect = self.state.lock().take_redirect(caller.tid);
+        let transaction = redirect.and_then(|r| r.transaction)?;
+        self.abandon_pending(&transaction);
+        Some(transaction)
     }
 
     /// The inode of a node id.
@@ -129,21 +134,47 @@ impl Engine {
         Ok(state.tree.inode_of(node).ok_or(Errno::STALE)?.0)
     }
 
-    fn look_up_in(&self, caller: Caller, parent: Key, name: &OsStr) -> Result<Entry, Errno> {
+    fn look_up_in(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: Key,
+        name: &OsStr,
+    ) -> Result<Entry, Errno> {
         if is_hidden(parent, name) {
             return Err(Errno::NOENT);
         }
         let sent = claim_sent(&mut self.state.lock(), caller, parent, name);
-        let (claim, stat) = match sent {
-            Some(claim) => (claim, None),
-            None => self.find(caller, parent, name)?,
-        };
-        self.entry(claim, stat)
+        match sent.map(|claim| self.entry(claim, None)) {
+            Some(Err(Errno::STALE)) => {
+                let transaction = self.drop_redirect(caller);
+                let writer = transaction.map(|t| t.writer.clone());
+                self.state.lock().send_elsewhere(caller.tid, writer);
+            }
+            Some(other) => return other,
+            None => {}
+        }
+        // What was found may be gone or replaced by the time it is looked at. The kernel would
+        // ask again, but that it does only once for an open(2), which may need it.
+        let mut last = Errno::STALE;
+        for _ in 0..16 {
+            match self.find(caller, parent, name) {
+                Ok((claim, stat)) => match self.entry(claim, stat) {
+                    Err(Errno::STALE) => {}
+                    other => return other,
+                },
+                Err(Errno::STALE) => {}
+                Err(errno) => {
+                    last = errno;
+                    break;
+                }
+            }
+        }
+        Err(last)
     }
 
     /// The inode of a name, claimed, and what BACKING tells of it if it is there.
     fn find(
-        &self,
+        self: &Arc<Self>,
         caller: Caller,
         parent: Key,
         name: &OsStr,
@@ -178,29 +209,48 @@ impl Engine {
             // Its other names were taken away behind the mount's back.
             state.tree.keep_only(key, parent, name);
         }
-        if kind == FileType::RegularFile {
-            self.meet(&mut state, caller, key);
+        let left_behind = match kind {
+            FileType::RegularFile => self.meet(&mut state, caller, key),
+            _ => None,
+        };
+        let claim = claim(&mut state, caller, key);
+        drop(state);
+        if let Some(transaction) = left_behind {
+            self.abandon_pending(&transaction);
         }
-        Ok((claim(&mut state, caller, key)?, Some(stat)))
+        Ok((claim?, Some(stat)))
     }
 
-    /// A thread that waited to write a file which then lost its name finds another one there. It
-    /// can't be sent to look again at its OPEN, so its transaction begins here if the lease is
-    /// free.
-    fn meet(&self, state: &mut State, caller: Caller, key: Key) {
-        let Some((wish, _)) = state.spent.get(&caller.tid) else {
-            return;
+    /// A thread that was sent to look for one file finds another: the name came to mean that one
+    /// meanwhile. It can't be sent to look again at its OPEN, so if it wants to write, its
+    /// transaction begins here if the lease is free. Returns the transaction it does not need.
+    fn meet(&self, state: &mut State, caller: Caller, key: Key) -> Option<Arc<Transaction>> {
+        let mut left_behind = None;
+        if state
+            .redirects
+            .get(&caller.tid)
+            .is_some_and(|r| r.inode != key)
+            && let Some(redirect) = state.take_redirect(caller.tid)
+        {
+            let writer = redirect.transaction.as_ref().map(|t| t.writer.clone());
+            state.send_elsewhere(caller.tid, writer);
+            left_behind = redirect.transaction;
+        }
+        let (Some((writer, _)), Some(inode)) =
+            (state.spent.get(&caller.tid), state.tree.inode(key))
+        else {
+            return left_behind;
         };
-        let Some(inode) = state.tree.inode(key) else {
-            return;
-        };
-        if wish.writer.is_none() || inode.transaction.is_some() {
-            return;
+        if writer.is_none() || inode.transaction.is_some() {
+            return left_behind;
         }
         let wish = Wish {
+            caller,
+            writer: writer.clone(),
             inode: key,
             node: inode.current,
-            ..wish.clone()
+            flags: OpenFlags::from_bits(libc::O_WRONLY),
+            spent: true,
         };
         let wanted = Wanted {
             file: Self::file_id(key),
@@ -213,6 +263,7 @@ impl Engine {
             self.begin_and_redirect(state, &wish);
             state.spent.remove(&caller.tid);
         }
+        left_behind
     }
 
     /// A name was removed behind the mount's back.
@@ -336,7 +387,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::lookup`].
     pub fn look_up_listed(
-        &self,
+        self: &Arc<Self>,
         caller: Caller,
         handle: u64,
         name: &OsStr,

@@ -108,9 +108,9 @@ pub(crate) struct State {
     leases: LeaseTable,
     parked: HashMap<Ticket, waiting::Parked>,
     redirects: HashMap<u32, Redirect>,
-    /// Threads that were sent to look their name up again because its file is gone: whatever they
-    /// find there, they can't be sent from it again.
-    spent: HashMap<u32, (open::Wish, Instant)>,
+    /// Threads that were sent to look their name up again, but not for the file they find there:
+    /// from that one they can't be sent again. With who wants to write, and since when.
+    spent: HashMap<u32, (Option<Writer>, Instant)>,
 }
 
 impl State {
@@ -121,6 +121,11 @@ impl State {
         if let Some(old) = self.redirects.insert(tid, redirect) {
             self.tree.unpin(old.inode, old.target);
         }
+    }
+
+    /// A thread that was sent to look again will find another file.
+    fn send_elsewhere(&mut self, tid: u32, writer: Option<Writer>) {
+        self.spent.insert(tid, (writer, Instant::now()));
     }
 
     /// The thread has arrived, or goes elsewhere.
@@ -294,9 +299,10 @@ impl Engine {
         self.state.lock().tree.in_flight().len()
     }
 
-    /// How many handles are open.
-    pub fn open_handles(&self) -> usize {
-        self.handles.len()
+    /// How many files are open.
+    pub fn open_files(&self) -> usize {
+        let directory = |handle: &Handle| matches!(handle, Handle::Directory(_));
+        self.handles.iter().filter(|h| !directory(h)).count()
     }
 
     /// True when nothing is held and nobody waits: what every test ends with.

@@ -5,7 +5,7 @@
 //! disk and no longer.
 
 use super::lookup::{Entry, claim};
-use super::transaction::{Detached, Transaction};
+use super::transaction::{Detached, Phase, Transaction};
 use super::tree::{Key, NodeId};
 use super::{Caller, Done, Engine, State};
 use crate::backing::{Dir, Errno, Stat};
@@ -198,11 +198,13 @@ impl Engine {
             }
             known
         };
-        self.dir(parent)?.remove_dir(name)?;
+        let dir = self.dir(parent)?;
+        let last = dir.stat_at(name).ok();
+        dir.remove_dir(name)?;
         if let Some(key) = known {
             self.dirs.lock().pop(&key);
             let mut state = self.state.lock();
-            state.tree.removed(key);
+            state.tree.removed(key, last.as_ref());
             state.tree.detach(parent, name);
         }
         Ok(())
@@ -252,10 +254,13 @@ impl Engine {
             key.and_then(|key| state.tree.inode(key))
                 .is_some_and(|inode| inode.replaces)
         };
+        let mut last = None;
         let mut last_link = true;
         if !provisional || replaces {
             let dir = self.dir(parent)?;
-            last_link = dir.stat_at(name).is_ok_and(|stat| stat.st_nlink <= 1);
+            let stat = dir.stat_at(name)?;
+            last_link = stat.st_nlink <= 1;
+            last = Some(stat);
             dir.unlink(name)?;
         }
         let mut loose = Loose::default();
@@ -272,7 +277,7 @@ impl Engine {
             if let Some(key) = state.tree.child(parent, name)
                 && last_link
             {
-                state.tree.removed(key);
+                state.tree.removed(key, last.as_ref());
             }
             state.tree.detach(parent, name);
         }
@@ -304,14 +309,20 @@ impl Engine {
             return;
         };
         let path = super::lookup::show(state.tree.path(key));
-        {
+        let pending = {
             let mut inner = transaction.inner.lock();
-            inner.detached = Some(Detached {
-                path,
-                by_writer: process == Some(transaction.writer.process),
-                reason,
-            });
-        }
+            let pending = inner.phase == Phase::Pending;
+            if pending {
+                inner.phase = Phase::Ended(Ok(()));
+            } else {
+                inner.detached = Some(Detached {
+                    path,
+                    by_writer: process == Some(transaction.writer.process),
+                    reason,
+                });
+            }
+            pending
+        };
         let woken: Vec<Wake> = state.leases.abandon(Self::file_id(key));
         loose
             .completions
@@ -319,7 +330,15 @@ impl Engine {
         if let Some(inode) = state.tree.inode_mut(key) {
             inode.transaction = None;
         }
-        loose.detached.push(transaction);
+        if pending {
+            // Its opener has not come back yet, and will find what the name means now.
+            let writer = transaction.writer.clone();
+            state.take_redirect(writer.tid);
+            state.send_elsewhere(writer.tid, Some(writer));
+            state.tree.transaction_ended(&transaction);
+        } else {
+            loose.detached.push(transaction);
+        }
     }
 
     fn tell(&self, loose: Loose) {
@@ -478,7 +497,7 @@ impl Engine {
                 if let Some(key) = state.tree.child(new_parent, new_name) {
                     let gone = |stat: &Stat| is_dir(stat) || stat.st_nlink <= 1;
                     if !from_flight && over.as_ref().is_none_or(gone) {
-                        state.tree.removed(key);
+                        state.tree.removed(key, over.as_ref());
                         self.dirs.lock().pop(&key);
                     }
                     state.tree.detach(new_parent, new_name);

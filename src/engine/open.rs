@@ -109,65 +109,83 @@ impl Engine {
         if writer.is_some() && self.store.is_none() {
             return done(Err(Errno::ROFS));
         }
+        let (inode, spent) = {
+            let mut state = self.state.lock();
+            let inode = state.tree.inode_of(node).map(|(key, _)| key);
+            let spent = state.spent.remove(&caller.tid).is_some();
+            if inode.is_none() {
+                state.send_elsewhere(caller.tid, writer.clone());
+            }
+            (inode, spent)
+        };
+        let Some(inode) = inode else {
+            return done(Err(Errno::STALE));
+        };
+        let wish = Wish {
+            caller,
+            writer,
+            node,
+            inode,
+            flags,
+            spent,
+        };
+        self.grant(wish, done);
+    }
+
+    /// Decides about an open, and answers it unless it has to wait.
+    fn grant(self: &Arc<Self>, mut wish: Wish, done: Done<Opened>) {
         let mut done = Some(done);
         let mut left_behind = None;
-        let (decision, inode) = {
+        let decision = {
             let mut state = self.state.lock();
-            let Some((inode, _)) = state.tree.inode_of(node) else {
-                drop(state);
-                return done.into_iter().for_each(|done| done(Err(Errno::STALE)));
-            };
-            let wish = Wish {
-                caller,
-                writer,
-                node,
-                inode,
-                flags,
-                spent: state.spent.remove(&caller.tid).is_some(),
-            };
-            let decision = self.decide(&mut state, wish, &mut done, &mut left_behind);
-            (decision, inode)
+            self.decide(&mut state, &mut wish, &mut done, &mut left_behind)
         };
         if let Some(transaction) = left_behind {
             self.abandon_pending(&transaction);
         }
         // Only a parked open has given its callback away.
         let Some(done) = done else { return };
-        match decision {
-            Decision::Parked => {}
-            Decision::Fail(errno) => done(Err(errno)),
-            Decision::Join(transaction) => done(self.join(&transaction, flags)),
-            Decision::Serve(pin) => done(self.serve(inode, node, pin)),
-            Decision::Update => {
-                done(Err(self.send_to_current(caller, inode, node)));
-            }
+        let result = match decision {
+            Decision::Parked => return,
             Decision::AfterCommit(transaction) => {
                 let engine = self.clone();
-                transaction.after_commit(move |_| engine.open(caller, node, flags, done));
+                return transaction.after_commit(move |_| engine.grant(wish, done));
             }
-        }
+            Decision::Fail(errno) => Err(errno),
+            Decision::Join(transaction) => self.join(&transaction, wish.flags),
+            Decision::Serve(pin) => self.serve_or_send(&wish, pin),
+            Decision::Update => Err(self.send_to_current(&wish)),
+        };
+        self.answer(&wish, result, done);
+    }
+
+    /// Answers an open. The kernel looks a name up again on `ESTALE`, but once: who has used that
+    /// up gets `EINTR`, on which many programs try again by themselves.
+    pub(super) fn answer(&self, wish: &Wish, result: Result<Opened, Errno>, done: Done<Opened>) {
+        let result = match result {
+            Err(Errno::STALE) if wish.spent => Err(Errno::INTR),
+            Err(Errno::STALE) => {
+                let mut state = self.state.lock();
+                let tid = wish.caller.tid;
+                if !state.redirects.contains_key(&tid) && !state.spent.contains_key(&tid) {
+                    state.send_elsewhere(tid, wish.writer.clone());
+                }
+                Err(Errno::STALE)
+            }
+            other => other,
+        };
+        done(result);
     }
 
     fn decide(
         &self,
         state: &mut State,
-        wish: Wish,
+        wish: &mut Wish,
         done: &mut Option<Done<Opened>>,
         left_behind: &mut Option<Arc<Transaction>>,
     ) -> Decision {
-        let redirect = state.take_redirect(wish.caller.tid);
-        let looked = redirect.as_ref().is_some_and(|r| r.looked);
-        let wish = Wish {
-            spent: wish.spent || looked,
-            ..wish
-        };
-        let Wish {
-            caller,
-            node,
-            inode: key,
-            flags,
-            ..
-        } = wish;
+        let (caller, node, key, flags) = (wish.caller, wish.node, wish.inode, wish.flags);
+        let redirect = state.take_redirect(caller.tid);
         if let Some(Redirect {
             transaction: Some(transaction),
             ..
@@ -176,17 +194,13 @@ impl Engine {
         {
             *left_behind = Some(transaction.clone());
         }
+        let to_this = redirect.as_ref().filter(|r| r.inode == key);
         // It was sent to look again, and is where it was sent.
-        let returned = redirect
-            .as_ref()
-            .is_some_and(|r| r.inode == key && r.target == node);
+        let returned = to_this.is_some_and(|r| r.target == node);
         // It was sent to look again, and came back to where it was without looking: through a
         // magic link (/proc/self/fd/N), which has no name. It can't be sent a second time.
-        let magic = !returned
-            && !looked
-            && redirect
-                .as_ref()
-                .is_some_and(|r| r.inode == key && r.from == node);
+        let magic = !returned && to_this.is_some_and(|r| r.from == node && !r.looked);
+        wish.spent |= redirect.is_some() && !magic;
         if let Some(Content::Transaction(weak)) = state.tree.node(node).map(|n| &n.content)
             && let Some(transaction) = weak.upgrade()
             && transaction.is_in_flight()
@@ -211,33 +225,30 @@ impl Engine {
             if !mine.is_in_flight() {
                 return Decision::AfterCommit(mine);
             }
-            if wish.spent {
-                return Decision::Fail(Errno::INTR);
-            }
             let target = mine.node;
             redirect_to(state, caller, key, node, target, None, None);
             return Decision::Fail(Errno::STALE);
         }
         if flags.changes() {
+            if inode.names.is_empty() {
+                return Decision::Fail(Errno::STALE);
+            }
             if magic {
                 return Decision::Fail(Errno::BUSY);
             }
             if wish.spent {
-                // Many programs try again by themselves on this, and then come afresh.
+                // No use in waiting for a lease that it could not be sent to use.
                 return Decision::Fail(Errno::INTR);
             }
-            return self.want(state, wish, Kind::Writer, done);
+            return self.want(state, wish.clone(), Kind::Writer, done);
         }
         let must_wait = self.settings.readers == Readers::Wait || provisional || rewriting;
         if in_flight.is_some() && must_wait && !returned && !magic {
-            return self.want(state, wish, Kind::Reader, done);
+            return self.want(state, wish.clone(), Kind::Reader, done);
         }
         if returned || magic || current == node {
             let pin = redirect.filter(|_| returned).and_then(|r| r.pin);
             return Decision::Serve(pin);
-        }
-        if wish.spent {
-            return Decision::Fail(Errno::INTR);
         }
         Decision::Update
     }
@@ -309,14 +320,28 @@ impl Engine {
     }
 
     /// Sends an opener of a superseded version to the current one, which stays open for it.
-    fn send_to_current(&self, caller: Caller, key: Key, from: NodeId) -> Errno {
-        match self.version(key) {
+    fn send_to_current(&self, wish: &Wish) -> Errno {
+        match self.version(wish.inode) {
             Ok((target, version)) => {
                 let mut state = self.state.lock();
+                let (caller, key, from) = (wish.caller, wish.inode, wish.node);
                 redirect_to(&mut state, caller, key, from, target, Some(version), None);
                 Errno::STALE
             }
             Err(errno) => errno,
+        }
+    }
+
+    /// Opens the version of a node id for reading; if that has been superseded just now, sends the
+    /// opener to the one that is current.
+    pub(super) fn serve_or_send(
+        &self,
+        wish: &Wish,
+        pin: Option<Arc<Version>>,
+    ) -> Result<Opened, Errno> {
+        match self.serve(wish.inode, wish.node, pin) {
+            Err(Errno::STALE) => Err(self.send_to_current(wish)),
+            other => other,
         }
     }
 
@@ -472,13 +497,20 @@ impl Engine {
             (false, false) => Errno::STALE,
             (false, true) => Errno::INTR,
         };
+        let sent_elsewhere = || {
+            if taken == Errno::STALE {
+                let mut state = self.state.lock();
+                state.send_elsewhere(caller.tid, Some(writer.clone()));
+            }
+            taken
+        };
         if self.is_provisional(parent, name) {
-            return Err(taken);
+            return Err(sent_elsewhere());
         }
         let dir = self.dir(parent)?;
         match dir.stat_at(name) {
             Err(Errno::NOENT) => {}
-            Ok(_) => return Err(taken),
+            Ok(_) => return Err(sent_elsewhere()),
             Err(e) => return Err(e),
         }
         let shadow = Shadow::create(&dir, store, mode)?;
@@ -531,7 +563,7 @@ pub struct Wish {
     pub inode: Key,
     /// How.
     pub flags: OpenFlags,
-    /// It can't be sent to look again: that was done already, for another file.
+    /// It can't be sent to look again: the kernel has done so already.
     pub spent: bool,
 }
 

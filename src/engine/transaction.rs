@@ -100,13 +100,15 @@ pub struct Inner {
     pub died: Option<(u32, i32)>,
     /// The thread and the process of the last write.
     pub last_writer: Option<(u32, u32)>,
-    /// That process has closed a copy of the descriptor since, alive: what becomes of it later
-    /// does not count.
+    /// That process has closed its last copy of the descriptor since, alive: what becomes of it
+    /// later does not count.
     pub last_writer_closed: bool,
     /// A process other than the opener's has closed a copy of the descriptor.
     pub closed_elsewhere: bool,
     /// It has a handle that can be mapped for writing.
     pub mappable: bool,
+    /// Processes that were seen to have it mapped for writing.
+    pub mapped_by: HashSet<u32>,
     /// How the opener's process ends, for writes by a mapping that come after close().
     pub watch: Option<ProcessWatch>,
     /// Attributes set by its writer.
@@ -163,6 +165,7 @@ impl Transaction {
                 last_writer_closed: false,
                 closed_elsewhere: false,
                 mappable: false,
+                mapped_by: HashSet::new(),
                 watch: None,
                 explicit: Explicit::default(),
                 replaced: None,

@@ -9,7 +9,7 @@
 
 use super::transaction::Transaction;
 use super::version::Version;
-use crate::backing::Identity;
+use crate::backing::{Identity, Stat};
 use crate::sync::{Arc, Weak};
 use rustix::fs::FileType;
 use std::collections::{HashMap, HashSet};
@@ -62,6 +62,9 @@ pub struct Inode {
     pub replaces: bool,
     /// Its inode in BACKING is being rewritten in place: nobody may open it now.
     pub rewriting: bool,
+    /// What it was like when it lost its last name: the kernel may still ask, on behalf of a
+    /// program that found it by that name just before.
+    pub last: Option<Box<Stat>>,
     /// How often the kernel has looked up any of its node ids and not forgotten them.
     lookups: u64,
     /// How many names in it are known (of a directory).
@@ -142,6 +145,7 @@ impl Tree {
             linked: false,
             replaces: false,
             rewriting: false,
+            last: None,
             lookups: 1,
             children: 0,
             pins: 0,
@@ -262,6 +266,7 @@ impl Tree {
             linked: false,
             replaces: false,
             rewriting: false,
+            last: None,
             lookups: 0,
             children: 0,
             pins: 0,
@@ -351,11 +356,12 @@ impl Tree {
         }
     }
 
-    /// The file of BACKING is gone: its numbers are free for another.
-    pub fn removed(&mut self, key: Key) {
-        let Some(inode) = self.inodes.get(&key) else {
+    /// The file of BACKING is gone: its numbers are free for another. `last` is what it was like.
+    pub fn removed(&mut self, key: Key, last: Option<&Stat>) {
+        let Some(inode) = self.inodes.get_mut(&key) else {
             return;
         };
+        inode.last = last.copied().map(Box::new);
         if let Some(identity) = inode.identity {
             if self.identities.get(&identity) == Some(&key) {
                 self.identities.remove(&identity);

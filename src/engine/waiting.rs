@@ -14,7 +14,7 @@ use crate::backing::Errno;
 use crate::leases::{Kind, Ticket, Wake};
 use crate::sync::Arc;
 use log::warn;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often waiters are asked for pending signals: W3 promises 100 ms.
 const LOOK: Duration = Duration::from_millis(40);
@@ -70,8 +70,7 @@ impl Engine {
                 (_, None) => Answer::Fail(Errno::STALE),
                 _ if gone && wish.spent => Answer::Fail(Errno::NOENT),
                 _ if gone => {
-                    let spent = (wish.clone(), Instant::now());
-                    state.spent.insert(wish.caller.tid, spent);
+                    state.send_elsewhere(wish.caller.tid, wish.writer.clone());
                     Answer::Fail(Errno::STALE)
                 }
                 (Kind::Writer, Some(_)) => {
@@ -104,9 +103,9 @@ impl Engine {
         for Completion { parked, answer } in completions {
             let result = match answer {
                 Answer::Fail(errno) => Err(errno),
-                Answer::Serve => self.serve(parked.wish.inode, parked.wish.node, None),
+                Answer::Serve => self.serve_or_send(&parked.wish, None),
             };
-            (parked.done)(result);
+            self.answer(&parked.wish, result, parked.done);
         }
     }
 

@@ -20,7 +20,7 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use log::{debug, info};
+use log::{debug, info, trace};
 use rustix::fs::{FileType, Timespec, Timestamps};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -274,6 +274,12 @@ impl fuser::Filesystem for Adapter {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let answer = self.answer(request, reply);
         let entry = self.engine.lookup(caller(request), node(parent), name);
+        trace!(
+            "XX lookup {} tid {} {name:?}: {:?}",
+            request.unique().0,
+            request.pid(),
+            entry.as_ref().map(|e| e.node.0)
+        );
         self.send_entry(answer, entry);
     }
 
@@ -429,7 +435,10 @@ impl fuser::Filesystem for Adapter {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: FuseOpenFlags, reply: ReplyOpen) {
         let (engine, passthrough) = (self.engine.clone(), self.passthrough);
+        let unique = request.unique().0;
+        let tid = request.pid();
         let done = Box::new(move |result: Result<Opened, Errno>| {
+            trace!("XX open {unique} tid {tid} node {ino:?} {flags:?}: {result:?}");
             send_opened(&engine, reply, passthrough, result);
         });
         let flags = OpenFlags::from_bits(flags.0);

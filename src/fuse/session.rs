@@ -150,7 +150,7 @@ fn run(config: &MountConfig, engine: &Arc<Engine>, inbox: &Receiver<Event>) -> b
     loop {
         // The kernel ends the session when the last file and the last current directory are gone.
         // Directories hold nothing that could be lost.
-        if engine.open_handles() == 0 && engine.in_flight() == 0 {
+        if engine.open_files() == 0 && engine.in_flight() == 0 {
             return false;
         }
         let left = end.saturating_duration_since(Instant::now());

@@ -120,7 +120,8 @@ fn describes_a_writer(text: &[u8], inode: u64) -> Option<u64> {
 pub(super) fn anyone_holds(search: &Search) -> bool {
     match holds(search.opener, search.inode, search.device) {
         Holds::Yes => true,
-        Holds::No if !search.shared => {
+        // An exiting process shows no descriptors, but closes them before it loses its children.
+        held if !search.shared && (held == Holds::No || status::is_parent(search.opener)) => {
             a_child_holds(search).unwrap_or_else(|| any_process_holds(search))
         }
         Holds::No | Holds::Nothing => any_process_holds(search),

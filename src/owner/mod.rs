@@ -132,7 +132,7 @@ pub trait Processes: Send + Sync {
     /// `close`, `execve` or exit, sent us a FLUSH, which sets `shared`; so those between opener
     /// and holder all hold it still, and the first of them is a child of the opener.
     ///
-    /// If `shared` is true, or the opener is gone or exiting, or a child is, or the kernel does
+    /// If `shared` is true, or the opener is gone or a zombie, or a child is exiting, or the kernel does
     /// not list children (`CONFIG_PROC_CHILDREN`), every process in `/proc` is asked, except the
     /// calling process itself, whose descriptors are on the other side of the mount (it is asked
     /// if it is the opener).

@@ -17,6 +17,8 @@ pub(super) struct Status {
     gids: [u32; 3],
     /// The `VmSize` line is there: the thread has an address space.
     has_memory: bool,
+    /// It has ended, and its children are no longer its own.
+    zombie: bool,
     /// `VmExe` is not zero: the code of the program is in place.
     has_code: bool,
     pending: u64,
@@ -38,6 +40,11 @@ pub(super) enum State {
 pub(super) fn read(tid: u32) -> Option<Status> {
     let text = files::slurp(format_args!("/proc/{tid}/status")).ok()?;
     Status::parse(&text)
+}
+
+/// Does a process live, be it that it is just exiting? Then its children are still its own.
+pub(super) fn is_parent(process: u32) -> bool {
+    read(process).is_some_and(|status| !status.zombie)
 }
 
 /// Finds out whether a process is ending, and how.
@@ -102,6 +109,7 @@ impl Status {
             match key {
                 b"Name" => status.name = unescape(value.strip_prefix(b"\t").unwrap_or(value)),
                 b"Tgid" => status.process = number(value, 10)?,
+                b"State" => status.zombie = value.trim_ascii_start().starts_with(b"Z"),
                 b"PPid" => status.parent = number(value, 10)?,
                 b"Uid" => status.uids = ids(value)?,
                 b"Gid" => status.gids = ids(value)?,
