@@ -5,7 +5,6 @@
 //! at once.
 
 use super::lookup::{Attributes, VALID};
-use super::open::redirect_to;
 use super::transaction::{Phase, Transaction};
 use super::tree::{Content, Key, NodeId};
 use super::{Caller, Done, Engine};
@@ -249,7 +248,7 @@ impl Engine {
                     return Err(Errno::BUSY);
                 }
                 let target = transaction.node;
-                redirect_to(&mut state, caller, key, node, target, None, None);
+                state.redirect(caller, key, node, target, None, None);
                 return Err(Errno::STALE);
             }
             drop(state);
@@ -272,15 +271,7 @@ impl Engine {
                 // of its own: truncate(2) also walks the path again on ESTALE.
                 let transaction = self.begin(&mut state, key, writer, Phase::Pending);
                 let target = transaction.node;
-                redirect_to(
-                    &mut state,
-                    caller,
-                    key,
-                    node,
-                    target,
-                    None,
-                    Some(transaction),
-                );
+                state.redirect(caller, key, node, target, None, Some(transaction));
                 Err(Errno::STALE)
             }
             _ => Err(Errno::BUSY),

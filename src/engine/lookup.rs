@@ -1,13 +1,11 @@
 //! Names to node ids, and listings.
 
-use super::open::{OpenFlags, Wish};
 use super::transaction::Transaction;
 use super::tree::{Key, NodeId, ROOT, ROOT_NODE};
 use super::{Caller, Engine, State};
 use crate::backing::dir::Listed;
 use crate::backing::store::DIRECTORY;
 use crate::backing::{Dir, Errno, Identity, Stat, identity};
-use crate::leases::{Acquire, Kind, OwnerId, Wanted};
 use crate::sync::{Arc, Mutex};
 use rustix::fs::FileType;
 use std::ffi::{OsStr, OsString};
@@ -111,18 +109,8 @@ impl Engine {
         name: &OsStr,
     ) -> Result<Entry, Errno> {
         let parent = self.key_of(parent)?;
-        self.look_up_in(caller, parent, name).inspect_err(|_| {
-            // Whatever the thread was sent for, its open(2) ends here, or goes on as a creation.
-            self.drop_redirect(caller);
-        })
-    }
-
-    /// A thread can't get where it was sent.
-    fn drop_redirect(self: &Arc<Self>, caller: Caller) -> Option<Arc<Transaction>> {
-        let redirect = self.state.lock().take_redirect(caller.tid);
-        let transaction = redirect.and_then(|r| r.transaction)?;
-        self.abandon_pending(&transaction);
-        Some(transaction)
+        self.look_up_in(caller, parent, name)
+            .inspect_err(|_| self.miss(caller, parent, name))
     }
 
     /// The inode of a node id.
@@ -143,13 +131,9 @@ impl Engine {
         if is_hidden(parent, name) {
             return Err(Errno::NOENT);
         }
-        let sent = claim_sent(&mut self.state.lock(), caller, parent, name);
+        let sent = self.state.lock().claim_sent(caller, parent, name);
         match sent.map(|claim| self.entry(claim, None)) {
-            Some(Err(Errno::STALE)) => {
-                let transaction = self.drop_redirect(caller);
-                let writer = transaction.map(|t| t.writer.clone());
-                self.state.lock().send_elsewhere(caller.tid, writer);
-            }
+            Some(Err(Errno::STALE)) => self.drop_redirect(caller),
             Some(other) => return other,
             None => {}
         }
@@ -185,7 +169,13 @@ impl Engine {
             if let Some(key) = state.tree.child(parent, name)
                 && state.tree.inode(key).is_some_and(|i| i.is_provisional())
             {
-                return Ok((claim(&mut state, caller, key)?, None));
+                let left_behind = self.meet(&mut state, caller, (parent, name), key);
+                let claim = claim(&mut state, caller, key);
+                drop(state);
+                if let Some(transaction) = left_behind {
+                    self.abandon_pending(&transaction);
+                }
+                return Ok((claim?, None));
             }
         }
         let dir = self.dir(parent)?;
@@ -210,7 +200,7 @@ impl Engine {
             state.tree.keep_only(key, parent, name);
         }
         let left_behind = match kind {
-            FileType::RegularFile => self.meet(&mut state, caller, key),
+            FileType::RegularFile => self.meet(&mut state, caller, (parent, name), key),
             _ => None,
         };
         let claim = claim(&mut state, caller, key);
@@ -219,51 +209,6 @@ impl Engine {
             self.abandon_pending(&transaction);
         }
         Ok((claim?, Some(stat)))
-    }
-
-    /// A thread that was sent to look for one file finds another: the name came to mean that one
-    /// meanwhile. It can't be sent to look again at its OPEN, so if it wants to write, its
-    /// transaction begins here if the lease is free. Returns the transaction it does not need.
-    fn meet(&self, state: &mut State, caller: Caller, key: Key) -> Option<Arc<Transaction>> {
-        let mut left_behind = None;
-        if state
-            .redirects
-            .get(&caller.tid)
-            .is_some_and(|r| r.inode != key)
-            && let Some(redirect) = state.take_redirect(caller.tid)
-        {
-            let writer = redirect.transaction.as_ref().map(|t| t.writer.clone());
-            state.send_elsewhere(caller.tid, writer);
-            left_behind = redirect.transaction;
-        }
-        let (Some((writer, _)), Some(inode)) =
-            (state.spent.get(&caller.tid), state.tree.inode(key))
-        else {
-            return left_behind;
-        };
-        if writer.is_none() || inode.transaction.is_some() {
-            return left_behind;
-        }
-        let wish = Wish {
-            caller,
-            writer: writer.clone(),
-            inode: key,
-            node: inode.current,
-            flags: OpenFlags::from_bits(libc::O_WRONLY),
-            spent: true,
-        };
-        let wanted = Wanted {
-            file: Self::file_id(key),
-            owner: OwnerId(u64::from(caller.tid)),
-            kind: Kind::Writer,
-            deadline: self.now(),
-            nonblocking: true,
-        };
-        if matches!(state.leases.acquire(wanted), Acquire::Granted) {
-            self.begin_and_redirect(state, &wish);
-            state.spent.remove(&caller.tid);
-        }
-        left_behind
     }
 
     /// A name was removed behind the mount's back.
@@ -409,18 +354,18 @@ impl Engine {
 
 /// A node id that the kernel is about to be told, and so must not go.
 pub(super) struct Claim {
-    node: NodeId,
-    reported: u64,
+    pub node: NodeId,
+    pub reported: u64,
     /// Its attributes are not those of the name in BACKING.
-    private: bool,
+    pub private: bool,
     /// Nobody writes the file, and it has one name: what is told may be believed for a while.
-    calm: bool,
+    pub calm: bool,
 }
 
 /// Claims the node id that a thread gets for an inode. Under the same lock as what found the
 /// inode: a FORGET in between might drop it.
 pub(super) fn claim(state: &mut State, caller: Caller, key: Key) -> Result<Claim, Errno> {
-    let node = Engine::view(state, caller.tid, key).ok_or(Errno::STALE)?;
+    let node = state.view(caller.tid, key).ok_or(Errno::STALE)?;
     state.tree.looked_up(node);
     let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
     let in_flight = inode.transaction.as_ref();
@@ -432,24 +377,6 @@ pub(super) fn claim(state: &mut State, caller: Caller, key: Key) -> Result<Claim
             && !inode.linked
             && node == inode.current
             && !state.redirects.contains_key(&caller.tid),
-    })
-}
-
-/// Claims what a thread was sent to by this name.
-fn claim_sent(state: &mut State, caller: Caller, parent: Key, name: &OsStr) -> Option<Claim> {
-    let redirect = state.redirects.get_mut(&caller.tid)?;
-    let mut names = redirect.names.iter();
-    if !names.any(|n| n.parent == parent && *n.name == *name) {
-        return None;
-    }
-    redirect.looked = true;
-    let (node, key) = (redirect.target, redirect.inode);
-    state.tree.looked_up(node);
-    Some(Claim {
-        node,
-        reported: state.tree.inode(key)?.reported,
-        private: true,
-        calm: false,
     })
 }
 

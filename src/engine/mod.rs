@@ -4,15 +4,11 @@
 //! once where nothing has to be waited for, else later from a thread of the pool. Where to look:
 //!
 //! - [`tree`]: inodes, names and node ids. [`version`], [`transaction`]: the two kinds of content.
-//! - [`open`]: who may open what now, who waits, who is redirected. [`waiting`]: the waiters, and
-//!   the thread that looks after them.
+//! - [`open`]: who may open what now, who waits, who is sent to look again. [`redirect`]: those who
+//!   were sent, and how they are led. [`waiting`]: the waiters, and the thread that looks after them.
 //! - [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
 //! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not.
 //! - [`lookup`]: names to node ids, listings. [`names`]: rename, unlink, mkdir and the rest.
-//!
-//! How an opener gets to another version (DESIGN: versioned node ids): the open is answered with
-//! `ESTALE`, on which the kernel walks the path again, once. The second LOOKUP of that thread
-//! gives it the node id of its version (see [`Redirect`]), and the second OPEN comes there.
 
 pub mod attributes;
 pub mod close;
@@ -21,6 +17,7 @@ pub mod io;
 pub mod lookup;
 pub mod names;
 pub mod open;
+mod redirect;
 pub mod transaction;
 pub mod tree;
 pub mod version;
@@ -40,13 +37,13 @@ use crate::sync::{
 };
 use dashmap::DashMap;
 use lru::LruCache;
+use redirect::{Redirect, Spent};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
-use transaction::{Transaction, Writer};
-use tree::{Key, Name, NodeId, ROOT, Tree};
-use version::Version;
+use transaction::Writer;
+use tree::{Key, NodeId, ROOT, Tree};
 
 pub use io::Handle;
 
@@ -80,27 +77,6 @@ pub struct Settings {
     pub durability: Durability,
 }
 
-/// A thread that was sent to look its name up again.
-#[derive(Debug)]
-pub(crate) struct Redirect {
-    /// The file it wants to open.
-    inode: Key,
-    /// The node id it came with.
-    from: NodeId,
-    /// The node id that LOOKUP is to give it.
-    target: NodeId,
-    /// Keeps the version it is sent to, should that be superseded meanwhile.
-    pin: Option<Arc<Version>>,
-    /// It holds the lease of this transaction.
-    transaction: Option<Arc<Transaction>>,
-    /// The names of the file when the thread was sent. By them it is led to the target whatever
-    /// they mean by then: the open took place before they came to mean something else.
-    names: Vec<Name>,
-    /// It has looked.
-    looked: bool,
-    since: Instant,
-}
-
 /// Everything that decides who gets what, under one lock, held for memory operations only.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -108,32 +84,7 @@ pub(crate) struct State {
     leases: LeaseTable,
     parked: HashMap<Ticket, waiting::Parked>,
     redirects: HashMap<u32, Redirect>,
-    /// Threads that were sent to look their name up again, but not for the file they find there:
-    /// from that one they can't be sent again. With who wants to write, and since when.
-    spent: HashMap<u32, (Option<Writer>, Instant)>,
-}
-
-impl State {
-    /// Notes where LOOKUP is to send a thread.
-    fn redirect(&mut self, tid: u32, redirect: Redirect) {
-        // The new one first: it may be for the same inode, which must not go in between.
-        self.tree.pin(redirect.inode, redirect.target);
-        if let Some(old) = self.redirects.insert(tid, redirect) {
-            self.tree.unpin(old.inode, old.target);
-        }
-    }
-
-    /// A thread that was sent to look again will find another file.
-    fn send_elsewhere(&mut self, tid: u32, writer: Option<Writer>) {
-        self.spent.insert(tid, (writer, Instant::now()));
-    }
-
-    /// The thread has arrived, or goes elsewhere.
-    fn take_redirect(&mut self, tid: u32) -> Option<Redirect> {
-        let redirect = self.redirects.remove(&tid)?;
-        self.tree.unpin(redirect.inode, redirect.target);
-        Some(redirect)
-    }
+    spent: HashMap<u32, Spent>,
 }
 
 /// The engine over one BACKING.

@@ -334,7 +334,8 @@ impl Engine {
             // Its opener has not come back yet, and will find what the name means now.
             let writer = transaction.writer.clone();
             state.take_redirect(writer.tid);
-            state.send_elsewhere(writer.tid, Some(writer));
+            let names = state.names_of(key);
+            state.send_elsewhere(writer.tid, Some(writer), names);
             state.tree.transaction_ended(&transaction);
         } else {
             loose.detached.push(transaction);

@@ -2,11 +2,12 @@
 
 use super::io::Handle;
 use super::lookup::Entry;
+use super::redirect::Redirect;
 use super::transaction::{Phase, Transaction, Writer};
 use super::tree::{Content, Key, NodeId};
 use super::version::Version;
 use super::waiting::Parked;
-use super::{Caller, Done, Engine, Redirect, State};
+use super::{Caller, Done, Engine, State};
 use crate::backing::Errno;
 use crate::backing::shadow::Shadow;
 use crate::config::Readers;
@@ -14,7 +15,6 @@ use crate::leases::{Acquire, Kind, OwnerId, Wanted};
 use crate::sync::Arc;
 use rustix::fs::OFlags;
 use std::ffi::OsStr;
-use std::time::Instant;
 
 /// What an open(2) asked for, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
@@ -112,9 +112,9 @@ impl Engine {
         let (inode, spent) = {
             let mut state = self.state.lock();
             let inode = state.tree.inode_of(node).map(|(key, _)| key);
-            let spent = state.spent.remove(&caller.tid).is_some();
+            let spent = state.was_spent(caller.tid);
             if inode.is_none() {
-                state.send_elsewhere(caller.tid, writer.clone());
+                state.send_elsewhere(caller.tid, writer.clone(), Vec::new());
             }
             (inode, spent)
         };
@@ -168,7 +168,8 @@ impl Engine {
                 let mut state = self.state.lock();
                 let tid = wish.caller.tid;
                 if !state.redirects.contains_key(&tid) && !state.spent.contains_key(&tid) {
-                    state.send_elsewhere(tid, wish.writer.clone());
+                    let names = state.names_of(wish.inode);
+                    state.send_elsewhere(tid, wish.writer.clone(), names);
                 }
                 Err(Errno::STALE)
             }
@@ -226,7 +227,7 @@ impl Engine {
                 return Decision::AfterCommit(mine);
             }
             let target = mine.node;
-            redirect_to(state, caller, key, node, target, None, None);
+            state.redirect(caller, key, node, target, None, None);
             return Decision::Fail(Errno::STALE);
         }
         if flags.changes() {
@@ -293,15 +294,8 @@ impl Engine {
         };
         let transaction = self.begin(state, wish.inode, writer, Phase::Pending);
         let target = transaction.node;
-        redirect_to(
-            state,
-            wish.caller,
-            wish.inode,
-            wish.node,
-            target,
-            None,
-            Some(transaction),
-        );
+        let (caller, inode, from) = (wish.caller, wish.inode, wish.node);
+        state.redirect(caller, inode, from, target, None, Some(transaction));
     }
 
     /// Starts a transaction; the caller of this has the lease.
@@ -325,7 +319,7 @@ impl Engine {
             Ok((target, version)) => {
                 let mut state = self.state.lock();
                 let (caller, key, from) = (wish.caller, wish.inode, wish.node);
-                redirect_to(&mut state, caller, key, from, target, Some(version), None);
+                state.redirect(caller, key, from, target, Some(version), None);
                 Errno::STALE
             }
             Err(errno) => errno,
@@ -483,7 +477,7 @@ impl Engine {
         let (parent, left_behind, spent) = {
             let mut state = self.state.lock();
             let redirect = state.take_redirect(caller.tid);
-            let spent = state.spent.remove(&caller.tid).is_some() || redirect.is_some();
+            let spent = state.was_spent_on_nothing(caller.tid);
             let (key, _) = state.tree.inode_of(parent).ok_or(Errno::STALE)?;
             (key, redirect.and_then(|r| r.transaction), spent)
         };
@@ -500,7 +494,7 @@ impl Engine {
         let sent_elsewhere = || {
             if taken == Errno::STALE {
                 let mut state = self.state.lock();
-                state.send_elsewhere(caller.tid, Some(writer.clone()));
+                state.send_elsewhere(caller.tid, Some(writer.clone()), Vec::new());
             }
             taken
         };
@@ -516,6 +510,10 @@ impl Engine {
         let shadow = Shadow::create(&dir, store, mode)?;
         self.give_to(shadow.file(), &dir, caller)?;
         let stat = rustix::fs::fstat(shadow.file())?;
+        let watch = match flags.read_write {
+            true => self.processes.watch(writer.process),
+            false => None,
+        };
         let transaction = {
             let mut state = self.state.lock();
             let identity = crate::backing::identity(&stat);
@@ -529,20 +527,18 @@ impl Engine {
                 nonblocking: true,
             });
             debug_assert_eq!(granted, Acquire::Granted);
-            self.begin(&mut state, key, writer, Phase::Open)
-        };
-        let watch = flags
-            .read_write
-            .then(|| self.processes.watch(transaction.writer.process));
-        {
+            let transaction = self.begin(&mut state, key, writer, Phase::Open);
+            // Before anybody can see it.
             let mut inner = transaction.inner.lock();
             inner.shadow = Some(Arc::new(shadow));
             inner.dirty = true;
             inner.handles = 1;
             inner.mappable = flags.read_write;
-            inner.watch = watch.flatten();
-        }
-        self.state.lock().tree.looked_up(transaction.node);
+            inner.watch = watch;
+            drop(inner);
+            state.tree.looked_up(transaction.node);
+            transaction
+        };
         let entry = Entry::private(&transaction, stat);
         let handle = self.add_handle(Handle::transaction(transaction, flags.write));
         let on = OpenedOn::Transaction { flush: true };
@@ -565,28 +561,4 @@ pub struct Wish {
     pub flags: OpenFlags,
     /// It can't be sent to look again: the kernel has done so already.
     pub spent: bool,
-}
-
-/// Notes where LOOKUP is to send a thread.
-pub(super) fn redirect_to(
-    state: &mut State,
-    caller: Caller,
-    inode: Key,
-    from: NodeId,
-    target: NodeId,
-    pin: Option<Arc<Version>>,
-    transaction: Option<Arc<Transaction>>,
-) {
-    let names = state.tree.inode(inode).map(|i| i.names.clone());
-    let redirect = Redirect {
-        inode,
-        from,
-        target,
-        pin,
-        transaction,
-        names: names.unwrap_or_default(),
-        looked: false,
-        since: Instant::now(),
-    };
-    state.redirect(caller.tid, redirect);
 }

@@ -5,9 +5,8 @@
 //! FUSE_INTERRUPT request, but fuser answers that itself; so while anybody waits, the thread here
 //! asks `/proc` every [`LOOK`].
 
-use super::open::{Opened, Wish, redirect_to};
+use super::open::{Opened, Wish};
 use super::transaction::{Phase, Transaction};
-use super::tree::NodeId;
 use super::version::Version;
 use super::{Done, Engine, State};
 use crate::backing::Errno;
@@ -70,7 +69,8 @@ impl Engine {
                 (_, None) => Answer::Fail(Errno::STALE),
                 _ if gone && wish.spent => Answer::Fail(Errno::NOENT),
                 _ if gone => {
-                    state.send_elsewhere(wish.caller.tid, wish.writer.clone());
+                    let names = state.names_of(wish.inode);
+                    state.send_elsewhere(wish.caller.tid, wish.writer.clone(), names);
                     Answer::Fail(Errno::STALE)
                 }
                 (Kind::Writer, Some(_)) => {
@@ -81,15 +81,8 @@ impl Engine {
                 (Kind::Reader, Some(_)) if wish.spent => Answer::Fail(Errno::INTR),
                 (Kind::Reader, Some(current)) => {
                     let (caller, inode, from) = (wish.caller, wish.inode, wish.node);
-                    redirect_to(
-                        state,
-                        caller,
-                        inode,
-                        from,
-                        current,
-                        published.cloned(),
-                        None,
-                    );
+                    let pin = published.cloned();
+                    state.redirect(caller, inode, from, current, pin, None);
                     Answer::Fail(Errno::STALE)
                 }
             };
@@ -109,20 +102,6 @@ impl Engine {
         }
     }
 
-    /// The node id that LOOKUP gives a thread for a file.
-    pub(super) fn view(state: &State, tid: u32, inode: super::Key) -> Option<NodeId> {
-        if let Some(redirect) = state.redirects.get(&tid)
-            && redirect.inode == inode
-        {
-            return Some(redirect.target);
-        }
-        let inode = state.tree.inode(inode)?;
-        match &inode.transaction {
-            Some(mine) if mine.writer.tid == tid && mine.is_in_flight() => Some(mine.node),
-            _ => Some(inode.current),
-        }
-    }
-
     /// The body of the thread that looks after waiters; returns after [`Engine::stop_watching`].
     pub fn watch(self: &Arc<Self>) {
         loop {
@@ -135,7 +114,7 @@ impl Engine {
                     .iter()
                     .filter_map(|ticket| state.parked.remove(ticket))
                     .collect();
-                state.spent.retain(|_, (_, at)| at.elapsed() < COME_BACK);
+                state.forget_spent(COME_BACK);
                 let waiters: Vec<(Ticket, u32)> = state
                     .parked
                     .iter()

@@ -274,12 +274,6 @@ impl fuser::Filesystem for Adapter {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let answer = self.answer(request, reply);
         let entry = self.engine.lookup(caller(request), node(parent), name);
-        trace!(
-            "XX lookup {} tid {} {name:?}: {:?}",
-            request.unique().0,
-            request.pid(),
-            entry.as_ref().map(|e| e.node.0)
-        );
         self.send_entry(answer, entry);
     }
 
@@ -436,9 +430,8 @@ impl fuser::Filesystem for Adapter {
     fn open(&self, request: &Request, ino: INodeNo, flags: FuseOpenFlags, reply: ReplyOpen) {
         let (engine, passthrough) = (self.engine.clone(), self.passthrough);
         let unique = request.unique().0;
-        let tid = request.pid();
         let done = Box::new(move |result: Result<Opened, Errno>| {
-            trace!("XX open {unique} tid {tid} node {ino:?} {flags:?}: {result:?}");
+            trace!("open, request {unique}: {result:?}");
             send_opened(&engine, reply, passthrough, result);
         });
         let flags = OpenFlags::from_bits(flags.0);

@@ -281,6 +281,7 @@ mod tests {
             gids: [5, 6, 7],
             has_memory: true,
             has_code: true,
+            zombie: false,
             pending: 1 << 63 | 1,
             blocked: 2,
             ignored: 3,

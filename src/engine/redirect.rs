@@ -1,0 +1,276 @@
+//! Threads that were sent to look their name up again.
+//!
+//! An open(2) gets to another node id by the answer `ESTALE`: the kernel walks the path again, and
+//! its LOOKUP, by the same thread, is answered with the node id meant for it ([`Redirect`]). It
+//! does so once for an open(2). What can go wrong in between, and what is done about it:
+//!
+//! - The name comes to mean another file. A version, or a transaction that was joined, is led to by
+//!   the name that it had when the thread was sent: the open(2) took place before the change. A
+//!   transaction whose opener has not come back is dropped with its name, and the thread is
+//!   [`Spent`]: its LOOKUP finds the other file, and begins a transaction there if it may.
+//! - The kernel forgets the node id before the thread arrives: it is pinned.
+//! - The thread never comes back: it dies, or its next request is another. What was reserved for it
+//!   is given up then ([`Engine::drop_redirect`], and the thread of `waiting`).
+//!
+//! A thread that can't be led anywhere any more gets `EINTR`, on which Python, bash and many others
+//! try again by themselves, and not `ESTALE`, which they report.
+
+use super::lookup::Claim;
+use super::open::{OpenFlags, Wish};
+use super::transaction::{Transaction, Writer};
+use super::tree::{Key, Name, NodeId};
+use super::version::Version;
+use super::{Caller, Engine, State};
+use crate::leases::{Acquire, Kind, OwnerId, Wanted};
+use crate::sync::Arc;
+use std::ffi::OsStr;
+use std::time::{Duration, Instant};
+
+/// Where LOOKUP is to lead a thread.
+#[derive(Debug)]
+pub(crate) struct Redirect {
+    /// The file it wants to open.
+    pub inode: Key,
+    /// The node id it came with.
+    pub from: NodeId,
+    /// The node id that LOOKUP is to give it.
+    pub target: NodeId,
+    /// Keeps the version it is sent to, should that be superseded meanwhile.
+    pub pin: Option<Arc<Version>>,
+    /// It holds the lease of this transaction.
+    pub transaction: Option<Arc<Transaction>>,
+    /// It has looked.
+    pub looked: bool,
+    /// When it was sent.
+    pub since: Instant,
+    names: Vec<Name>,
+}
+
+/// A thread that was sent to look again, but not for what it finds there: from that it can't be
+/// sent on.
+#[derive(Debug)]
+pub(crate) struct Spent {
+    /// Who it is, if it wants to write.
+    writer: Option<Writer>,
+    /// The names it may have come by; none: not known.
+    names: Vec<Name>,
+    found: Found,
+    since: Instant,
+}
+
+/// What a spent thread's LOOKUP gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    NotLooked,
+    File,
+    Nothing,
+}
+
+impl Spent {
+    fn came_by(&self, parent: Key, name: &OsStr) -> bool {
+        self.names.is_empty() || is_among(&self.names, parent, name)
+    }
+}
+
+fn is_among(names: &[Name], parent: Key, name: &OsStr) -> bool {
+    let mut names = names.iter();
+    names.any(|n| n.parent == parent && *n.name == *name)
+}
+
+impl State {
+    /// Notes where LOOKUP is to lead who is about to be answered `ESTALE`.
+    pub(super) fn redirect(
+        &mut self,
+        caller: Caller,
+        inode: Key,
+        from: NodeId,
+        target: NodeId,
+        pin: Option<Arc<Version>>,
+        transaction: Option<Arc<Transaction>>,
+    ) {
+        let redirect = Redirect {
+            inode,
+            from,
+            target,
+            pin,
+            transaction,
+            looked: false,
+            since: Instant::now(),
+            names: self.names_of(inode),
+        };
+        // The new one first: it may be for the same inode, which must not go in between.
+        self.tree.pin(inode, target);
+        if let Some(old) = self.redirects.insert(caller.tid, redirect) {
+            self.tree.unpin(old.inode, old.target);
+        }
+    }
+
+    /// The thread has arrived, or goes elsewhere.
+    pub(super) fn take_redirect(&mut self, tid: u32) -> Option<Redirect> {
+        let redirect = self.redirects.remove(&tid)?;
+        self.tree.unpin(redirect.inode, redirect.target);
+        Some(redirect)
+    }
+
+    /// A thread is about to be answered `ESTALE` and will find whatever its name means by then.
+    pub(super) fn send_elsewhere(&mut self, tid: u32, writer: Option<Writer>, names: Vec<Name>) {
+        let spent = Spent {
+            writer,
+            names,
+            found: Found::NotLooked,
+            since: Instant::now(),
+        };
+        self.spent.insert(tid, spent);
+    }
+
+    /// Is this OPEN the last that the kernel makes for its open(2)?
+    pub(super) fn was_spent(&mut self, tid: u32) -> bool {
+        let spent = self.spent.remove(&tid);
+        spent.is_some_and(|spent| spent.found == Found::File)
+    }
+
+    /// The same for a CREATE.
+    pub(super) fn was_spent_on_nothing(&mut self, tid: u32) -> bool {
+        let spent = self.spent.remove(&tid);
+        spent.is_some_and(|spent| spent.found == Found::Nothing)
+    }
+
+    /// Forgets those who did not come back within `limit`.
+    pub(super) fn forget_spent(&mut self, limit: Duration) {
+        self.spent.retain(|_, spent| spent.since.elapsed() < limit);
+    }
+
+    pub(super) fn names_of(&self, key: Key) -> Vec<Name> {
+        let inode = self.tree.inode(key);
+        inode.map(|inode| inode.names.clone()).unwrap_or_default()
+    }
+
+    /// The node id that LOOKUP gives a thread for a file.
+    pub(super) fn view(&self, tid: u32, key: Key) -> Option<NodeId> {
+        if let Some(redirect) = self.redirects.get(&tid)
+            && redirect.inode == key
+        {
+            return Some(redirect.target);
+        }
+        let inode = self.tree.inode(key)?;
+        match &inode.transaction {
+            Some(mine) if mine.writer.tid == tid && mine.is_in_flight() => Some(mine.node),
+            _ => Some(inode.current),
+        }
+    }
+
+    /// Claims what a thread was sent to by this name.
+    pub(super) fn claim_sent(
+        &mut self,
+        caller: Caller,
+        parent: Key,
+        name: &OsStr,
+    ) -> Option<Claim> {
+        let redirect = self.redirects.get_mut(&caller.tid)?;
+        if !is_among(&redirect.names, parent, name) {
+            return None;
+        }
+        redirect.looked = true;
+        let (node, key) = (redirect.target, redirect.inode);
+        self.tree.looked_up(node);
+        Some(Claim {
+            node,
+            reported: self.tree.inode(key)?.reported,
+            private: true,
+            calm: false,
+        })
+    }
+}
+
+impl Engine {
+    /// A thread that was sent to look for one file finds another by its name. If it wants to write,
+    /// its transaction begins here if the lease is free, and LOOKUP leads it there. Returns the
+    /// transaction that it does not need any more, to be abandoned without the lock.
+    pub(super) fn meet(
+        &self,
+        state: &mut State,
+        caller: Caller,
+        (parent, name): (Key, &OsStr),
+        key: Key,
+    ) -> Option<Arc<Transaction>> {
+        let tid = caller.tid;
+        let mut left_behind = None;
+        if state.redirects.get(&tid).is_some_and(|r| r.inode != key)
+            && let Some(redirect) = state.take_redirect(tid)
+        {
+            let writer = redirect.transaction.as_ref().map(|t| t.writer.clone());
+            state.send_elsewhere(tid, writer, Vec::new());
+            left_behind = redirect.transaction;
+        }
+        let (Some(spent), Some(inode)) = (state.spent.get_mut(&tid), state.tree.inode(key)) else {
+            return left_behind;
+        };
+        if spent.found == Found::Nothing || !spent.came_by(parent, name) {
+            return left_behind;
+        }
+        spent.found = Found::File;
+        let Some(writer) = spent.writer.clone() else {
+            return left_behind;
+        };
+        if inode.transaction.is_some() {
+            return left_behind;
+        }
+        let wish = Wish {
+            caller,
+            writer: Some(writer),
+            inode: key,
+            node: inode.current,
+            flags: OpenFlags::from_bits(libc::O_WRONLY),
+            spent: true,
+        };
+        let wanted = Wanted {
+            file: Self::file_id(key),
+            owner: OwnerId(u64::from(tid)),
+            kind: Kind::Writer,
+            deadline: self.now(),
+            nonblocking: true,
+        };
+        if matches!(state.leases.acquire(wanted), Acquire::Granted) {
+            self.begin_and_redirect(state, &wish);
+            state.spent.remove(&tid);
+        }
+        left_behind
+    }
+
+    /// A thread's LOOKUP failed: whatever it was sent for, its open(2) ends here, or goes on as a
+    /// creation.
+    pub(super) fn miss(self: &Arc<Self>, caller: Caller, parent: Key, name: &OsStr) {
+        let left_behind = {
+            let mut state = self.state.lock();
+            let redirect = state.take_redirect(caller.tid);
+            if redirect.is_some() {
+                state.send_elsewhere(caller.tid, None, Vec::new());
+            }
+            if let Some(spent) = state.spent.get_mut(&caller.tid)
+                && spent.came_by(parent, name)
+            {
+                spent.found = Found::Nothing;
+            }
+            redirect.and_then(|r| r.transaction)
+        };
+        if let Some(transaction) = left_behind {
+            self.abandon_pending(&transaction);
+        }
+    }
+
+    /// A thread can't get where it was sent, and finds what its name means now.
+    pub(super) fn drop_redirect(self: &Arc<Self>, caller: Caller) {
+        let redirect = {
+            let mut state = self.state.lock();
+            let Some(redirect) = state.take_redirect(caller.tid) else {
+                return;
+            };
+            let writer = redirect.transaction.as_ref().map(|t| t.writer.clone());
+            state.send_elsewhere(caller.tid, writer, Vec::new());
+            redirect
+        };
+        if let Some(transaction) = redirect.transaction {
+            self.abandon_pending(&transaction);
+        }
+    }
+}
