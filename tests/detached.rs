@@ -146,6 +146,32 @@ fn a_removed_file_of_which_nothing_was_written_is_not_kept() {
     }
 }
 
+#[test]
+fn a_detached_file_can_still_be_stat_truncated_and_written() {
+    for user in BOTH {
+        for mode in ["r+", "w", "w+", "a"] {
+            for detach in ["rm f", "mv g f"] {
+                let mount = options().user(user).mount();
+                mount.bash("printf old > f; printf other > g");
+                let mut writer = mount.spawn_python(&format!(
+                    "f = open('f', '{mode}')\nsay('open')\nhear()\nfd = f.fileno()\n\
+                     assert os.fstat(fd).st_nlink == 0, os.fstat(fd)\n\
+                     f.truncate(0)\nassert os.fstat(fd).st_size == 0\n\
+                     os.fchmod(fd, 0o600)\nf.truncate(10)\nassert os.fstat(fd).st_size == 10\n\
+                     f.truncate(0)\nf.write('written')\nf.flush()\nos.fsync(fd)\n\
+                     assert os.fstat(fd).st_size == 7\nf.close()\nsay('closed')\n"
+                ));
+                writer.expect("open");
+                mount.bash(&format!("timeout 20 {detach}"));
+                writer.tell("go on");
+                writer.expect("closed");
+                let left = if detach == "rm f" { "g\n" } else { "f\n" };
+                assert_eq!(mount.bash("ls; test ! -e f || test $(cat f) = other"), left);
+            }
+        }
+    }
+}
+
 /// A program that says `ready`, opens `f` in a mode, and says what it read or wrote.
 fn opener(mount: &Mount, mode: &str) -> Running {
     let opener = mount.spawn_python(&format!(
@@ -191,6 +217,30 @@ fn those_who_wait_for_a_file_that_is_replaced_get_the_other() {
             reader.expect("other");
             writer.tell("close");
             writer.expect("closed");
+        }
+    }
+}
+
+#[test]
+fn a_writer_who_waits_for_a_file_that_is_replaced_writes_the_other() {
+    for user in BOTH {
+        for mode in ["w", "r+"] {
+            let mount = options().user(user).mount();
+            mount.bash("printf old > f; printf 'other file' > g");
+            let (mut writer, _) = writer_of(&mount, "f");
+            let mut waiter = mount.spawn_python(&format!(
+                "say('ready')\nf = open('f', '{mode}')\nf.write('by the waiter')\nf.close()\n\
+                 say('closed')\n"
+            ));
+            waiter.expect("ready");
+            wait_until_parked(waiter.pid(), 1);
+            mount.bash("timeout 20 mv g f");
+            waiter.expect("closed");
+            waiter.succeed();
+            assert_eq!(mount.read_behind("f"), "by the waiter");
+            writer.tell("close");
+            writer.expect("closed");
+            assert_eq!(mount.read("f"), "by the waiter");
         }
     }
 }
@@ -260,6 +310,25 @@ fn a_file_being_created_and_renamed_over_another_leaves_that_if_its_writer_is_ki
         assert_eq!(mount.read_behind("f"), "old");
         mount.bash("echo next > f");
         assert_eq!(mount.read_behind("f"), "next\n");
+    }
+}
+
+#[test]
+fn a_file_being_created_and_renamed_over_another_leaves_that_if_the_daemon_is_killed() {
+    for user in BOTH {
+        let mount = options().user(user).mount();
+        mount.bash("printf old > f");
+        let saver = mount.spawn_python(
+            "f = open('t', 'w')\nf.write('new')\nf.flush()\nos.replace('t', 'f')\n\
+             say('replaced')\nhear()\n",
+        );
+        saver.expect("replaced");
+        mount.crash();
+        assert_eq!(mount.read_behind("f"), "old");
+        drop(saver);
+        mount.start();
+        assert_eq!(mount.read("f"), "old");
+        assert_eq!(mount.bash("ls"), "f\n");
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Mount, Stopped, User, drop_caches, options, text};
+use common::{Mount, Stopped, User, drop_caches, options, text, wait_until_parked};
 use std::process::Command;
 
 const BOTH: [User; 2] = [User::Root, User::Ordinary];
@@ -188,6 +188,26 @@ fn a_program_that_was_just_written_can_be_executed() {
              done";
         let expected: String = (1..=50).map(|n| format!("{n}\n")).collect();
         assert_eq!(mount.bash(script), expected);
+    }
+}
+
+#[test]
+fn a_program_that_is_being_written_is_executed_when_it_is_whole() {
+    for user in BOTH {
+        let mount = options().user(user).mount();
+        let mut writer = mount.spawn(
+            "bash",
+            "exec 3> script; chmod 755 script; printf '#!/bin/sh\\necho one\\n' >&3; echo half; \
+             read -r; printf 'echo two\\n' >&3; exec 3>&-; echo closed; read -r",
+        );
+        writer.expect("half");
+        let runner = mount.spawn("sh", "echo ready; exec ./script");
+        runner.expect("ready");
+        wait_until_parked(runner.pid(), 1);
+        writer.tell("go on");
+        writer.expect("closed");
+        runner.expect("one");
+        runner.expect("two");
     }
 }
 

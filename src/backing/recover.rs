@@ -22,7 +22,7 @@ pub fn recover(root: &Dir, store: &Store) -> Result<Vec<Action>, Errno> {
             Replayed::Kept => {
                 format!("kept an interrupted update of {path} aside: the file is no longer there")
             }
-            Replayed::Removed => format!("removed the unused redo data {path}"),
+            Replayed::Removed => format!("removed the unused redo/{path}"),
         })
         .collect();
     for entry in store.tmp().list()? {

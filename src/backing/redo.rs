@@ -5,14 +5,16 @@
 //! either no record (the inode is untouched) or a record with the whole version, which
 //! [`replay`] copies again: rewriting twice gives the same content.
 
-use super::shadow::{Shadow, copy_data};
+use super::shadow::{Shadow, copy_range, data_ranges, errno};
 use super::store::{Store, read_file, since_epoch, write_file};
 use super::{Dir, Errno, Identity, dir, identity};
-use rustix::fs::{OFlags, RenameFlags};
+use rustix::fs::{FallocateFlags, OFlags, RenameFlags};
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 
 const DATA: &str = ".data";
 const RECORD: &str = ".json";
@@ -34,8 +36,9 @@ struct Record {
 /// open see it change: give them a copy first.
 ///
 /// # Errors
-/// Before the record is durable: the inode is untouched. `ENOSPC` or `EIO` after it: the record
-/// stays, and the next recovery finishes the work.
+/// `ENOSPC`, `EDQUOT`, `EIO` before the record is durable: the inode is untouched. `EIO` (or, where
+/// room can't be reserved, `ENOSPC`) after it: the record stays, and the next recovery finishes
+/// the work.
 pub fn rewrite(
     store: &Store,
     shadow: &Shadow,
@@ -53,6 +56,7 @@ pub fn rewrite(
     };
     let json = serde_json::to_vec(&content).map_err(|_| Errno::INVAL)?;
     rustix::fs::fsync(shadow.file())?;
+    make_room(shadow.file(), target)?;
     shadow.link(store.redo(), &data)?;
     let announced = announce(store, &record, &json);
     if announced.is_err() {
@@ -73,19 +77,69 @@ fn announce(store: &Store, record: &OsStr, json: &[u8]) -> Result<(), Errno> {
     store.redo().sync()
 }
 
+/// Reserves what the rewrite will need, so that a full disk is found before the inode is touched.
+fn make_room(from: &File, target: &File) -> Result<(), Errno> {
+    let old = rustix::fs::fstat(target)?.st_size as u64;
+    let length = rustix::fs::fstat(from)?.st_size as u64;
+    for Range { start, end } in data_ranges(from, length)? {
+        match rustix::fs::fallocate(target, FallocateFlags::KEEP_SIZE, start, end - start) {
+            // A file system without fallocate is taken at its word when it is written.
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(errno) => {
+                // Gives back what was reserved beyond the end.
+                rustix::fs::ftruncate(target, old)?;
+                return Err(errno);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes the content of an inode that of another file, in the room that it has.
 fn overwrite(from: &File, target: &File) -> Result<(), Errno> {
     let length = rustix::fs::fstat(from)?.st_size as u64;
-    // Emptied first, so that holes of the version are holes of the file.
-    rustix::fs::ftruncate(target, 0)?;
-    copy_data(from, target, length)?;
+    let mut done = 0;
+    for Range { start, end } in data_ranges(from, length)? {
+        punch(target, done, start)?;
+        copy_range(from, target, start, end)?;
+        done = end;
+    }
+    punch(target, done, length)?;
     rustix::fs::ftruncate(target, length)?;
     rustix::fs::fsync(target)
+}
+
+/// Makes a range read as zeros.
+fn punch(target: &File, start: u64, end: u64) -> Result<(), Errno> {
+    let end = end.min(rustix::fs::fstat(target)?.st_size as u64);
+    if start >= end {
+        return Ok(());
+    }
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match rustix::fs::fallocate(target, hole, start, end - start) {
+        Err(Errno::OPNOTSUPP) => {
+            let zeros = [0; 64 * 1024];
+            let mut at = start;
+            while at < end {
+                let n = (end - at).min(zeros.len() as u64);
+                target
+                    .write_all_at(&zeros[..n as usize], at)
+                    .map_err(errno)?;
+                at += n;
+            }
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 fn forget(store: &Store, id: &OsStr) -> Result<(), Errno> {
     // The record first: without it the data is only a leftover.
     store.redo().unlink(&with_suffix(id, RECORD))?;
-    store.redo().unlink(&with_suffix(id, DATA))
+    match store.redo().unlink(&with_suffix(id, DATA)) {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
 }
 
 /// What [`replay`] did with one record.
@@ -95,7 +149,7 @@ pub enum Replayed {
     Finished,
     /// The inode is no longer where it was: the version is kept in `.latchfs/kept`.
     Kept,
-    /// Data without a record (the inode was never touched): removed.
+    /// Data without a record (the inode was never touched), or a record without data: removed.
     Removed,
 }
 
@@ -124,6 +178,12 @@ pub fn replay(root: &Dir, store: &Store) -> Result<Vec<(Replayed, String)>, Errn
 fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String), Errno> {
     let (data, record) = (with_suffix(id, DATA), with_suffix(id, RECORD));
     let bytes = read_file(store.redo(), &record)?;
+    if matches!(store.redo().stat_at(&data), Err(Errno::NOENT)) {
+        // The rewrite was over, and only the record's removal did not reach the disk; or it never
+        // was one of ours.
+        forget(store, id)?;
+        return Ok((Replayed::Removed, record.to_string_lossy().into_owned()));
+    }
     let parsed: Option<Record> = serde_json::from_slice(&bytes).ok();
     let path: Vec<OsString> = parsed
         .iter()
@@ -152,6 +212,12 @@ fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String
 }
 
 fn open_target(root: &Dir, path: &[OsString], who: Identity) -> Option<File> {
+    // A record that is not ours must not lead out of BACKING.
+    let plain =
+        |c: &OsString| !matches!(c.as_bytes(), b"" | b"." | b"..") && !c.as_bytes().contains(&b'/');
+    if !path.iter().all(plain) {
+        return None;
+    }
     let (name, parents) = path.split_last()?;
     let mut at = root.clone();
     for parent in parents {

@@ -5,6 +5,7 @@ use super::{Dir, Errno, Stat, dir, proc_path};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawMode, RenameFlags, Uid};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
@@ -124,29 +125,45 @@ pub fn clone_content(from: &File, to: &File, length: u64) -> Result<(), Errno> {
 }
 
 /// Copies the data of the first `length` bytes, skipping holes.
-pub(crate) fn copy_data(from: &File, to: &File, length: u64) -> Result<(), Errno> {
-    use rustix::fs::SeekFrom;
-    let mut start = 0;
-    while start < length {
-        let data = match rustix::fs::seek(from, SeekFrom::Data(start)) {
-            Ok(data) => data,
-            Err(Errno::NXIO) => return Ok(()),
-            // No holes told: all of it is data.
-            Err(Errno::INVAL) => start,
-            Err(e) => return Err(e),
-        };
-        let end = match rustix::fs::seek(from, SeekFrom::Hole(data)) {
-            Ok(end) => end.min(length),
-            Err(Errno::INVAL) => length,
-            Err(e) => return Err(e),
-        };
-        copy_range(from, to, data, end)?;
-        start = end.max(data + 1);
+fn copy_data(from: &File, to: &File, length: u64) -> Result<(), Errno> {
+    for Range { start, end } in data_ranges(from, length)? {
+        copy_range(from, to, start, end)?;
     }
     Ok(())
 }
 
-fn copy_range(from: &File, to: &File, start: u64, end: u64) -> Result<(), Errno> {
+/// Where the first `length` bytes of a file have data; the rest are holes.
+pub(crate) fn data_ranges(file: &File, length: u64) -> Result<Vec<Range<u64>>, Errno> {
+    use rustix::fs::SeekFrom;
+    let mut ranges = Vec::new();
+    let mut at = 0;
+    while at < length {
+        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            // No holes told: all of it is data.
+            Err(Errno::INVAL) => at,
+            Err(e) => return Err(e),
+        };
+        if start >= length {
+            break;
+        }
+        let end = match rustix::fs::seek(file, SeekFrom::Hole(start)) {
+            Ok(end) => end.min(length),
+            Err(Errno::INVAL) => length,
+            Err(e) => return Err(e),
+        };
+        ranges.push(start..end);
+        at = end.max(start + 1);
+    }
+    Ok(ranges)
+}
+
+/// Copies a range of one file to the same place of another.
+///
+/// # Errors
+/// `ENOSPC`, `EDQUOT`, `EIO`.
+pub(crate) fn copy_range(from: &File, to: &File, start: u64, end: u64) -> Result<(), Errno> {
     use std::os::unix::fs::FileExt;
     let mut at = start;
     while at < end {

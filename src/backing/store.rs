@@ -43,6 +43,11 @@ pub enum OpenError {
     /// Another daemon serves this BACKING.
     #[error("it is already served by another latchfs (pid {0}); unmount that one first")]
     Served(u32),
+    /// Its `.latchfs` belongs to somebody else, who could tell this daemon what to overwrite.
+    #[error(
+        "its .latchfs belongs to user {0}; mount as that user, or remove .latchfs if nothing serves it"
+    )]
+    Foreign(u32),
     /// A system call failed.
     #[error("{0}: {1}")]
     Io(&'static str, Errno),
@@ -67,10 +72,15 @@ impl Store {
     /// Opens the store of BACKING, making it if there is none, and takes the lock.
     ///
     /// # Errors
-    /// [`OpenError::Served`] if another process holds the lock.
+    /// [`OpenError::Served`] if another process holds the lock, [`OpenError::Foreign`] if it is
+    /// another user's.
     pub fn open(root: &Dir) -> Result<Self, OpenError> {
         let io = |what| move |e| OpenError::Io(what, e);
         let base = ensure_dir(root, DIRECTORY).map_err(io("can't make .latchfs"))?;
+        let owner = base.stat().map_err(io("can't stat .latchfs"))?.st_uid;
+        if owner != rustix::process::geteuid().as_raw() {
+            return Err(OpenError::Foreign(owner));
+        }
         let lock = lock(&base)?;
         let sub = |name| ensure_dir(&base, name).map_err(io("can't make a directory in .latchfs"));
         Ok(Self {

@@ -44,7 +44,7 @@ enum Place {
     /// It is free, as expected.
     Free,
     /// It is the file, with this one name, or one that a rename gave up for this.
-    Replaceable,
+    Replaceable(Stat),
     /// It is the file, and has further names.
     Linked(Identity),
 }
@@ -242,12 +242,20 @@ impl Engine {
                 continue;
             }
             let dir = self.dir(name.parent)?;
+            let mut replaced = None;
             match self.place(key, &dir, &name)? {
                 Place::Free => shadow.link(&dir, &name.name).map_err(changed_behind)?,
-                Place::Replaceable => shadow.replace(&dir, &name.name, store)?,
+                Place::Replaceable(stat) => {
+                    shadow.replace(&dir, &name.name, store)?;
+                    replaced = (stat.st_nlink <= 1).then(|| identity(&stat));
+                }
                 Place::Linked(who) => {
                     drop(names);
-                    return self.publish_in_place(key, shadow, &dir, &name, who);
+                    match self.publish_in_place(key, shadow, &dir, &name, who) {
+                        // Its names changed meanwhile.
+                        Err(Errno::AGAIN) => continue,
+                        other => return other,
+                    }
                 }
             }
             for other in more {
@@ -258,6 +266,9 @@ impl Engine {
             let version = Version::new(shadow.file().clone(), false);
             let who = identity(&rustix::fs::fstat(shadow.file())?);
             let mut state = self.state.lock();
+            if let Some(replaced) = replaced {
+                state.tree.identity_gone(replaced);
+            }
             state.tree.published(key, who, &version);
             if let Some(inode) = state.tree.inode_mut(key) {
                 inode.replaces = false;
@@ -292,11 +303,11 @@ impl Engine {
             (Err(Errno::NOENT), None) => Ok(Place::Free),
             (Err(Errno::NOENT), Some(_)) => Err(Errno::STALE),
             (Err(errno), _) => Err(errno),
-            (Ok(_), None) if replaces => Ok(Place::Replaceable),
+            (Ok(stat), None) if replaces => Ok(Place::Replaceable(stat)),
             (Ok(_), None) => Err(Errno::STALE),
             (Ok(stat), Some(expected)) if identity(&stat) != expected => Err(Errno::STALE),
             (Ok(stat), Some(who)) if stat.st_nlink > 1 => Ok(Place::Linked(who)),
-            (Ok(_), Some(_)) => Ok(Place::Replaceable),
+            (Ok(stat), Some(_)) => Ok(Place::Replaceable(stat)),
         }
     }
 
@@ -313,7 +324,7 @@ impl Engine {
         let target = redo::open_for_rewrite(dir, &name.name, who)?;
         let path = self.state.lock().tree.path(key).ok_or(Errno::STALE)?;
         if !self.move_readers_away(key, dir)? {
-            return self.publish_under_all_names(key, shadow, dir, name);
+            return self.publish_under_all_names(key, shadow);
         }
         let set_rewriting = |rewriting| {
             if let Some(inode) = self.state.lock().tree.inode_mut(key) {
@@ -335,20 +346,17 @@ impl Engine {
     /// For a file whose readers have had its inode open since before it got a second name, so that
     /// it must not change: the version becomes a new inode, which gets all names the mount knows.
     /// One after the other; a crash in between leaves each name a whole version.
-    fn publish_under_all_names(
-        &self,
-        key: Key,
-        shadow: &Shadow,
-        dir: &Dir,
-        name: &Name,
-    ) -> Result<Published, Errno> {
+    fn publish_under_all_names(&self, key: Key, shadow: &Shadow) -> Result<Published, Errno> {
         let store = self.store()?;
-        let links = dir.stat_at(&name.name)?.st_nlink as usize;
-        let names = {
-            let state = self.state.lock();
-            state.tree.inode(key).ok_or(Errno::STALE)?.names.clone()
-        };
-        if names.len() < links {
+        let names = self.state.lock().names_of(key);
+        let _locked = self.names_exclusive_all(names.iter().map(|name| name.parent));
+        if self.state.lock().names_of(key) != names {
+            // Somebody was faster; the caller comes again.
+            return Err(Errno::AGAIN);
+        }
+        let (name, others) = names.split_first().ok_or(Errno::STALE)?;
+        let dir = self.dir(name.parent)?;
+        if (dir.stat_at(&name.name)?.st_nlink as usize) > names.len() {
             warn!(
                 "{}: readers hold the old version, so what was written becomes a file of its own; \
                  names of it that were made behind the mount keep the old content",
@@ -356,8 +364,8 @@ impl Engine {
             );
         }
         let who = identity(&rustix::fs::fstat(shadow.file())?);
-        shadow.replace(dir, &name.name, store)?;
-        for other in names.iter().filter(|other| *other != name) {
+        shadow.replace(&dir, &name.name, store)?;
+        for other in others {
             let to = self.dir(other.parent)?;
             let temp = store.unique_name();
             dir.link(&name.name, store.tmp(), &temp)?;
@@ -368,9 +376,9 @@ impl Engine {
                 to.sync()?;
             }
         }
-        let version = Version::new(shadow.file().clone(), names.len() > 1);
+        let version = Version::new(shadow.file().clone(), !others.is_empty());
         self.state.lock().tree.published(key, who, &version);
-        let dir = Some(dir.clone());
+        let dir = Some(dir);
         Ok(Published { dir, version })
     }
 

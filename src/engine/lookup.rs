@@ -110,7 +110,7 @@ impl Engine {
     ) -> Result<Entry, Errno> {
         let parent = self.key_of(parent)?;
         self.look_up_in(caller, parent, name)
-            .inspect_err(|_| self.miss(caller, parent, name))
+            .inspect_err(|_| self.miss(caller))
     }
 
     /// The inode of a node id.
@@ -169,7 +169,7 @@ impl Engine {
             if let Some(key) = state.tree.child(parent, name)
                 && state.tree.inode(key).is_some_and(|i| i.is_provisional())
             {
-                let left_behind = self.meet(&mut state, caller, (parent, name), key);
+                let left_behind = self.meet(&mut state, caller, key);
                 let claim = claim(&mut state, caller, key);
                 drop(state);
                 if let Some(transaction) = left_behind {
@@ -200,7 +200,7 @@ impl Engine {
             state.tree.keep_only(key, parent, name);
         }
         let left_behind = match kind {
-            FileType::RegularFile => self.meet(&mut state, caller, (parent, name), key),
+            FileType::RegularFile => self.meet(&mut state, caller, key),
             _ => None,
         };
         let claim = claim(&mut state, caller, key);

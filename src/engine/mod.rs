@@ -38,7 +38,7 @@ use crate::sync::{
 use dashmap::DashMap;
 use lru::LruCache;
 use redirect::{Redirect, Spent};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -299,24 +299,15 @@ impl Engine {
         self.name_lock(parent).write()
     }
 
-    /// The same for two directories.
-    fn names_exclusive_both(
+    /// The same for several directories.
+    fn names_exclusive_all(
         &self,
-        a: Key,
-        b: Key,
-    ) -> (RwLockWriteGuard<'_, ()>, Option<RwLockWriteGuard<'_, ()>>) {
+        parents: impl IntoIterator<Item = Key>,
+    ) -> Vec<RwLockWriteGuard<'_, ()>> {
         let index = |key: Key| key.0 as usize % NAME_LOCKS;
-        match index(a).cmp(&index(b)) {
-            std::cmp::Ordering::Equal => (self.names_exclusive(a), None),
-            std::cmp::Ordering::Less => {
-                let first = self.names_exclusive(a);
-                (first, Some(self.names_exclusive(b)))
-            }
-            std::cmp::Ordering::Greater => {
-                let first = self.names_exclusive(b);
-                (first, Some(self.names_exclusive(a)))
-            }
-        }
+        let ordered: BTreeSet<usize> = parents.into_iter().map(index).collect();
+        let lock = |index: usize| self.name_locks[index].write();
+        ordered.into_iter().map(lock).collect()
     }
 
     /// Calls `work` with a place where the file of BACKING is, while its name can't change.

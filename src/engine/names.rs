@@ -204,7 +204,8 @@ impl Engine {
         if let Some(key) = known {
             self.dirs.lock().pop(&key);
             let mut state = self.state.lock();
-            state.tree.removed(key, last.as_ref());
+            state.tree.remember(key, last.as_ref());
+            state.tree.removed(key);
             state.tree.detach(parent, name);
         }
         Ok(())
@@ -239,6 +240,15 @@ impl Engine {
         state.tree.inode(key)?.transaction.clone()
     }
 
+    /// What a file that is being created is like to others.
+    fn stat_in_flight(&self, parent: Key, name: &OsStr) -> Option<Stat> {
+        let transaction = self.transaction_at(parent, name)?;
+        let shadow = transaction.inner.lock().shadow.clone()?;
+        let mut stat = rustix::fs::fstat(shadow.file()).ok()?;
+        (stat.st_size, stat.st_blocks) = (0, 0);
+        Some(stat)
+    }
+
     /// unlink of a name in BACKING, and in the table.
     fn unlink_now(&self, caller: Caller, parent: Key, name: &OsStr) -> Result<(), Errno> {
         // Of /proc, so before any lock; asked only where somebody writes.
@@ -254,7 +264,7 @@ impl Engine {
             key.and_then(|key| state.tree.inode(key))
                 .is_some_and(|inode| inode.replaces)
         };
-        let mut last = None;
+        let mut last = self.stat_in_flight(parent, name);
         let mut last_link = true;
         if !provisional || replaces {
             let dir = self.dir(parent)?;
@@ -274,10 +284,11 @@ impl Engine {
                 process,
                 &mut loose,
             );
-            if let Some(key) = state.tree.child(parent, name)
-                && last_link
-            {
-                state.tree.removed(key, last.as_ref());
+            if let Some(key) = state.tree.child(parent, name) {
+                state.tree.remember(key, last.as_ref());
+                if last_link {
+                    state.tree.removed(key);
+                }
             }
             state.tree.detach(parent, name);
         }
@@ -310,8 +321,10 @@ impl Engine {
         };
         let path = super::lookup::show(state.tree.path(key));
         let pending = {
+            // Once its opener has looked, it will come by OPEN, and join what it was given.
+            let looked = state.has_looked(transaction.writer.tid);
             let mut inner = transaction.inner.lock();
-            let pending = inner.phase == Phase::Pending;
+            let pending = inner.phase == Phase::Pending && !looked;
             if pending {
                 inner.phase = Phase::Ended(Ok(()));
             } else {
@@ -334,8 +347,7 @@ impl Engine {
             // Its opener has not come back yet, and will find what the name means now.
             let writer = transaction.writer.clone();
             state.take_redirect(writer.tid);
-            let names = state.names_of(key);
-            state.send_elsewhere(writer.tid, Some(writer), names);
+            state.send_elsewhere(writer.tid, Some(writer));
             state.tree.transaction_ended(&transaction);
         } else {
             loose.detached.push(transaction);
@@ -386,7 +398,7 @@ impl Engine {
             (name, inode.is_provisional())
         };
         let claim = {
-            let _names = self.names_exclusive_both(from.parent, new_parent);
+            let _names = self.names_exclusive_all([from.parent, new_parent]);
             if self.is_provisional(new_parent, new_name) {
                 return Err(Errno::EXIST);
             }
@@ -456,7 +468,8 @@ impl Engine {
             .transaction_at(new_parent, new_name)
             .and_then(|_| self.processes.thread(caller.tid))
             .map(|thread| thread.process);
-        let names = self.names_exclusive_both(parent, new_parent);
+        let in_flight = self.stat_in_flight(new_parent, new_name);
+        let names = self.names_exclusive_all([parent, new_parent]);
         let from_flight = self.is_provisional(parent, name);
         let to_flight = self.is_provisional(new_parent, new_name);
         let (from, to) = (self.dir(parent)?, self.dir(new_parent)?);
@@ -496,9 +509,10 @@ impl Engine {
                     &mut state, new_parent, new_name, reason, process, &mut loose,
                 );
                 if let Some(key) = state.tree.child(new_parent, new_name) {
+                    state.tree.remember(key, over.or(in_flight).as_ref());
                     let gone = |stat: &Stat| is_dir(stat) || stat.st_nlink <= 1;
                     if !from_flight && over.as_ref().is_none_or(gone) {
-                        state.tree.removed(key, over.as_ref());
+                        state.tree.removed(key);
                         self.dirs.lock().pop(&key);
                     }
                     state.tree.detach(new_parent, new_name);

@@ -109,12 +109,12 @@ impl Engine {
         if writer.is_some() && self.store.is_none() {
             return done(Err(Errno::ROFS));
         }
-        let (inode, spent) = {
+        let (inode, (spent, unnamed)) = {
             let mut state = self.state.lock();
             let inode = state.tree.inode_of(node).map(|(key, _)| key);
             let spent = state.was_spent(caller.tid);
-            if inode.is_none() {
-                state.send_elsewhere(caller.tid, writer.clone(), Vec::new());
+            if inode.is_none() && !spent.1 {
+                state.send_elsewhere(caller.tid, writer.clone());
             }
             (inode, spent)
         };
@@ -128,6 +128,7 @@ impl Engine {
             inode,
             flags,
             spent,
+            unnamed,
         };
         self.grant(wish, done);
     }
@@ -164,12 +165,11 @@ impl Engine {
     pub(super) fn answer(&self, wish: &Wish, result: Result<Opened, Errno>, done: Done<Opened>) {
         let result = match result {
             Err(Errno::STALE) if wish.spent => Err(Errno::INTR),
-            Err(Errno::STALE) => {
+            Err(Errno::STALE) if !wish.unnamed => {
                 let mut state = self.state.lock();
                 let tid = wish.caller.tid;
                 if !state.redirects.contains_key(&tid) && !state.spent.contains_key(&tid) {
-                    let names = state.names_of(wish.inode);
-                    state.send_elsewhere(tid, wish.writer.clone(), names);
+                    state.send_elsewhere(tid, wish.writer.clone());
                 }
                 Err(Errno::STALE)
             }
@@ -202,6 +202,7 @@ impl Engine {
         // magic link (/proc/self/fd/N), which has no name. It can't be sent a second time.
         let magic = !returned && to_this.is_some_and(|r| r.from == node && !r.looked);
         wish.spent |= redirect.is_some() && !magic;
+        wish.unnamed |= magic;
         if let Some(Content::Transaction(weak)) = state.tree.node(node).map(|n| &n.content)
             && let Some(transaction) = weak.upgrade()
             && transaction.is_in_flight()
@@ -494,7 +495,7 @@ impl Engine {
         let sent_elsewhere = || {
             if taken == Errno::STALE {
                 let mut state = self.state.lock();
-                state.send_elsewhere(caller.tid, Some(writer.clone()), Vec::new());
+                state.send_elsewhere(caller.tid, Some(writer.clone()));
             }
             taken
         };
@@ -561,4 +562,6 @@ pub struct Wish {
     pub flags: OpenFlags,
     /// It can't be sent to look again: the kernel has done so already.
     pub spent: bool,
+    /// It can't be sent to look again: it has no name (a magic link).
+    pub unnamed: bool,
 }

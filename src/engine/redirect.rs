@@ -47,13 +47,11 @@ pub(crate) struct Redirect {
 }
 
 /// A thread that was sent to look again, but not for what it finds there: from that it can't be
-/// sent on.
+/// sent on. Its next LOOKUP of anything but a directory or a symbolic link is that of its name.
 #[derive(Debug)]
 pub(crate) struct Spent {
     /// Who it is, if it wants to write.
     writer: Option<Writer>,
-    /// The names it may have come by; none: not known.
-    names: Vec<Name>,
     found: Found,
     since: Instant,
 }
@@ -64,12 +62,6 @@ enum Found {
     NotLooked,
     File,
     Nothing,
-}
-
-impl Spent {
-    fn came_by(&self, parent: Key, name: &OsStr) -> bool {
-        self.names.is_empty() || is_among(&self.names, parent, name)
-    }
 }
 
 fn is_among(names: &[Name], parent: Key, name: &OsStr) -> bool {
@@ -112,21 +104,29 @@ impl State {
         Some(redirect)
     }
 
+    /// Has a thread that was sent looked already? Then its next request is the OPEN.
+    pub(super) fn has_looked(&self, tid: u32) -> bool {
+        self.redirects.get(&tid).is_some_and(|r| r.looked)
+    }
+
     /// A thread is about to be answered `ESTALE` and will find whatever its name means by then.
-    pub(super) fn send_elsewhere(&mut self, tid: u32, writer: Option<Writer>, names: Vec<Name>) {
+    pub(super) fn send_elsewhere(&mut self, tid: u32, writer: Option<Writer>) {
         let spent = Spent {
             writer,
-            names,
             found: Found::NotLooked,
             since: Instant::now(),
         };
         self.spent.insert(tid, spent);
     }
 
-    /// Is this OPEN the last that the kernel makes for its open(2)?
-    pub(super) fn was_spent(&mut self, tid: u32) -> bool {
-        let spent = self.spent.remove(&tid);
-        spent.is_some_and(|spent| spent.found == Found::File)
+    /// Is this OPEN the last that the kernel makes for its open(2)? And did the thread come back
+    /// without having looked, by a magic link?
+    pub(super) fn was_spent(&mut self, tid: u32) -> (bool, bool) {
+        match self.spent.remove(&tid).map(|spent| spent.found) {
+            Some(Found::File) => (true, false),
+            Some(Found::NotLooked) => (false, true),
+            Some(Found::Nothing) | None => (false, false),
+        }
     }
 
     /// The same for a CREATE.
@@ -190,7 +190,6 @@ impl Engine {
         &self,
         state: &mut State,
         caller: Caller,
-        (parent, name): (Key, &OsStr),
         key: Key,
     ) -> Option<Arc<Transaction>> {
         let tid = caller.tid;
@@ -199,16 +198,18 @@ impl Engine {
             && let Some(redirect) = state.take_redirect(tid)
         {
             let writer = redirect.transaction.as_ref().map(|t| t.writer.clone());
-            state.send_elsewhere(tid, writer, Vec::new());
+            state.send_elsewhere(tid, writer);
             left_behind = redirect.transaction;
         }
         let (Some(spent), Some(inode)) = (state.spent.get_mut(&tid), state.tree.inode(key)) else {
             return left_behind;
         };
-        if spent.found == Found::Nothing || !spent.came_by(parent, name) {
+        let missed = std::mem::replace(&mut spent.found, Found::File) == Found::Nothing;
+        if missed {
+            // Either its open(2) went on to create the file, and another was faster; or it has
+            // failed, and this LOOKUP is for something else, and must not take a lease.
             return left_behind;
         }
-        spent.found = Found::File;
         let Some(writer) = spent.writer.clone() else {
             return left_behind;
         };
@@ -222,6 +223,7 @@ impl Engine {
             node: inode.current,
             flags: OpenFlags::from_bits(libc::O_WRONLY),
             spent: true,
+            unnamed: false,
         };
         let wanted = Wanted {
             file: Self::file_id(key),
@@ -239,16 +241,14 @@ impl Engine {
 
     /// A thread's LOOKUP failed: whatever it was sent for, its open(2) ends here, or goes on as a
     /// creation.
-    pub(super) fn miss(self: &Arc<Self>, caller: Caller, parent: Key, name: &OsStr) {
+    pub(super) fn miss(self: &Arc<Self>, caller: Caller) {
         let left_behind = {
             let mut state = self.state.lock();
             let redirect = state.take_redirect(caller.tid);
             if redirect.is_some() {
-                state.send_elsewhere(caller.tid, None, Vec::new());
+                state.send_elsewhere(caller.tid, None);
             }
-            if let Some(spent) = state.spent.get_mut(&caller.tid)
-                && spent.came_by(parent, name)
-            {
+            if let Some(spent) = state.spent.get_mut(&caller.tid) {
                 spent.found = Found::Nothing;
             }
             redirect.and_then(|r| r.transaction)
@@ -266,7 +266,7 @@ impl Engine {
                 return;
             };
             let writer = redirect.transaction.as_ref().map(|t| t.writer.clone());
-            state.send_elsewhere(caller.tid, writer, Vec::new());
+            state.send_elsewhere(caller.tid, writer);
             redirect
         };
         if let Some(transaction) = redirect.transaction {

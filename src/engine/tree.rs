@@ -356,12 +356,26 @@ impl Tree {
         }
     }
 
-    /// The file of BACKING is gone: its numbers are free for another. `last` is what it was like.
-    pub fn removed(&mut self, key: Key, last: Option<&Stat>) {
-        let Some(inode) = self.inodes.get_mut(&key) else {
+    /// An inode is about to lose a name, perhaps its last; this is what it is like.
+    pub fn remember(&mut self, key: Key, last: Option<&Stat>) {
+        if let Some(inode) = self.inodes.get_mut(&key) {
+            inode.last = last.copied().map(Box::new);
+        }
+    }
+
+    /// A file of BACKING is gone, whose inode may have lost its names before: its numbers are free
+    /// for another.
+    pub fn identity_gone(&mut self, identity: Identity) {
+        if let Some(key) = self.identities.get(&identity) {
+            self.removed(*key);
+        }
+    }
+
+    /// The file of BACKING is gone: its numbers are free for another.
+    pub fn removed(&mut self, key: Key) {
+        let Some(inode) = self.inodes.get(&key) else {
             return;
         };
-        inode.last = last.copied().map(Box::new);
         if let Some(identity) = inode.identity {
             if self.identities.get(&identity) == Some(&key) {
                 self.identities.remove(&identity);

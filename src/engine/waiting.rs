@@ -69,8 +69,7 @@ impl Engine {
                 (_, None) => Answer::Fail(Errno::STALE),
                 _ if gone && wish.spent => Answer::Fail(Errno::NOENT),
                 _ if gone => {
-                    let names = state.names_of(wish.inode);
-                    state.send_elsewhere(wish.caller.tid, wish.writer.clone(), names);
+                    state.send_elsewhere(wish.caller.tid, wish.writer.clone());
                     Answer::Fail(Errno::STALE)
                 }
                 (Kind::Writer, Some(_)) => {

@@ -176,7 +176,7 @@ fn open_store(config: &MountConfig, root: &Dir) -> Result<Option<Store>, ServeEr
     let store = Store::open(root).map_err(|e| {
         let kind = match e {
             OpenError::Served(_) => ServeErrorKind::Busy,
-            OpenError::Io(..) => ServeErrorKind::Backing,
+            OpenError::Foreign(_) | OpenError::Io(..) => ServeErrorKind::Backing,
         };
         ServeError::new(kind, format!("{path}: {e}"))
     })?;

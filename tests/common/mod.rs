@@ -622,3 +622,9 @@ impl Mount {
             .count()
     }
 }
+
+/// Takes a mount away whatever its daemon does: for tests that mount by themselves.
+pub fn take_away(point: &Path) {
+    abort(point);
+    detach(point);
+}

@@ -1,0 +1,230 @@
+//! What an earlier daemon may have left, made by hand, is put right and logged.
+
+use crate::common::{LATCHFS, Mount, User, finish, options, text};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
+
+const BOTH: [User; 2] = [User::Root, User::Ordinary];
+
+/// Gives what the test made to the user who mounts.
+fn give(mount: &Mount, path: &Path) {
+    let owner = mount.backing().metadata().expect("stat");
+    chown(path, Some(owner.uid()), Some(owner.gid())).expect("chown");
+}
+
+fn put(mount: &Mount, name: &str, content: &str) {
+    let path = mount.behind(".latchfs").join(name);
+    fs::write(&path, content).expect("write");
+    give(mount, &path);
+}
+
+/// A redo record for a file of BACKING, and the version beside it.
+fn put_redo(mount: &Mount, id: &str, name: &str, content: &str) {
+    let stat = mount.behind(name).metadata().expect("stat");
+    let path: Vec<Vec<u8>> = name
+        .split('/')
+        .map(|part| part.as_bytes().to_vec())
+        .collect();
+    let record = format!(
+        r#"{{"path":{path:?},"dev":{},"ino":{},"time":1}}"#,
+        stat.dev(),
+        stat.ino()
+    );
+    put(mount, &format!("redo/{id}.data"), content);
+    put(mount, &format!("redo/{id}.json"), &record);
+}
+
+/// What the log says was put right, all of it before the mount served.
+fn put_right(mount: &Mount) -> Vec<String> {
+    let log = mount.log();
+    let last = log
+        .rfind("latchfs::fuse::session] serving")
+        .expect("it serves");
+    let before = log[..last].rfind("is unmounted").unwrap_or(0);
+    assert!(!log[last..].contains("WARN"), "{log}");
+    let warnings = log[before..last]
+        .lines()
+        .filter(|line| line.contains("WARN"));
+    warnings.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_leftover_of_a_commit_is_removed() {
+    for user in BOTH {
+        let mount = options().user(user).mount();
+        mount.bash("echo x > f");
+        mount.unmount();
+        put(&mount, "tmp/123.4", "half a version");
+        put(&mount, "tmp/anything", "");
+        mount.start();
+        assert_eq!(mount.store("tmp"), [""; 0]);
+        let said = put_right(&mount);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(
+            said.iter().any(|line| line.contains("tmp/123.4")),
+            "{said:?}"
+        );
+        assert_eq!(mount.bash("ls -A; cat f"), "f\nx\n");
+    }
+}
+
+#[test]
+fn an_interrupted_rewrite_is_finished() {
+    for user in BOTH {
+        let mount = options().user(user).mount();
+        mount.bash("mkdir 'a dir'; echo old > 'a dir/f'; ln 'a dir/f' g; chmod 640 g");
+        mount.unmount();
+        put_redo(&mount, "1.0", "a dir/f", "the new version\n");
+        // As a crash in the middle of it leaves the file.
+        fs::write(mount.behind("g"), "the n").expect("write");
+        mount.start();
+        assert_eq!(mount.store("redo"), [""; 0]);
+        assert_eq!(mount.store("kept"), [""; 0]);
+        let said = put_right(&mount);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(
+            said[0].contains("finished the interrupted update of a dir/f"),
+            "{said:?}"
+        );
+        assert_eq!(
+            mount.bash("cat g 'a dir/f'; stat -c '%h %a' g"),
+            "the new version\nthe new version\n2 640\n"
+        );
+        // Once is enough.
+        mount.unmount();
+        mount.start();
+        assert_eq!(put_right(&mount), [""; 0]);
+    }
+}
+
+#[test]
+fn an_interrupted_rewrite_of_a_read_only_file_is_finished() {
+    for user in BOTH {
+        let mount = options().user(user).mount();
+        mount.bash("echo old > f; ln f g; chmod 444 f");
+        mount.unmount();
+        put_redo(&mount, "1.0", "f", "new\n");
+        mount.start();
+        assert_eq!(mount.bash("cat g; stat -c '%h %a' g"), "new\n2 444\n");
+    }
+}
+
+#[test]
+fn a_rewrite_of_a_file_that_is_no_longer_there_is_kept_aside() {
+    for user in BOTH {
+        let mount = options().user(user).mount();
+        mount.bash("echo old > f; ln f g; echo other > h");
+        mount.unmount();
+        put_redo(&mount, "1.0", "f", "new\n");
+        fs::rename(mount.behind("h"), mount.behind("f")).expect("mv");
+        mount.start();
+        assert_eq!(mount.store("redo"), [""; 0]);
+        assert_eq!(mount.store("kept").len(), 2);
+        let data = mount
+            .store("kept")
+            .into_iter()
+            .find(|name| name.ends_with(".data"));
+        let data = mount.behind(".latchfs/kept").join(data.expect("the bytes"));
+        assert_eq!(fs::read_to_string(data).expect("the bytes"), "new\n");
+        let said = put_right(&mount);
+        assert!(said.len() == 1 && said[0].contains("kept"), "{said:?}");
+        assert_eq!(mount.bash("cat f g"), "other\nold\n");
+    }
+}
+
+#[test]
+fn a_record_never_leads_out_of_backing() {
+    use std::os::unix::fs::symlink;
+    let mount = options().mount();
+    let outside = mount.backing().with_file_name("outside");
+    fs::create_dir(&outside).expect("mkdir");
+    fs::write(outside.join("f"), "not ours\n").expect("write");
+    mount.unmount();
+    symlink(&outside, mount.behind("d")).expect("symlink");
+    put_redo(&mount, "1.0", "d/f", "overwritten\n");
+    put_redo(&mount, "2.0", "../outside/f", "overwritten\n");
+    put(&mount, "redo/3.0.json", "no JSON");
+    put(&mount, "redo/3.0.data", "whose?");
+    mount.start();
+    let content = fs::read_to_string(outside.join("f")).expect("the file");
+    assert_eq!(content, "not ours\n");
+    assert_eq!(mount.store("redo"), [""; 0]);
+}
+
+#[test]
+fn a_damaged_record_does_not_stop_a_mount() {
+    for (name, content) in [
+        ("1.json", ""),
+        ("2.json", "{}"),
+        ("3.data", "x"),
+        ("4.json", "{\"path\":[]"),
+    ] {
+        let mount = options().mount();
+        mount.bash("echo x > f");
+        mount.unmount();
+        put(&mount, &format!("redo/{name}"), content);
+        let output = mount.try_start();
+        assert!(output.status.success(), "{name}: {}", text(&output.stderr));
+        assert_eq!(mount.store("redo"), [""; 0], "{name}");
+        assert_eq!(mount.read("f"), "x\n");
+    }
+}
+
+#[test]
+fn data_without_a_record_is_removed() {
+    let mount = options().mount();
+    mount.bash("echo x > f");
+    mount.unmount();
+    put(&mount, "redo/1.0.data", "never announced");
+    mount.start();
+    assert_eq!(mount.store("redo"), [""; 0]);
+    assert_eq!(put_right(&mount).len(), 1);
+    assert_eq!(mount.read("f"), "x\n");
+}
+
+#[test]
+fn recover_does_the_same_by_hand_and_says_what_it_did() {
+    for user in BOTH {
+        let mount = options().user(user).mount();
+        mount.bash("echo old > f; ln f g");
+        mount.unmount();
+        put_redo(&mount, "1.0", "f", "new\n");
+        put(&mount, "tmp/leftover", "");
+        let recover = || {
+            let output = finish(mount.command(LATCHFS).arg("recover").arg(mount.backing()));
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            text(&output.stdout)
+        };
+        let said = recover();
+        assert!(
+            said.contains("finished the interrupted update of f"),
+            "{said}"
+        );
+        assert!(said.contains("tmp/leftover"), "{said}");
+        assert_eq!(mount.read_behind("g"), "new\n");
+        assert!(recover().contains("nothing to put right"));
+        mount.start();
+        assert_eq!(put_right(&mount), [""; 0]);
+    }
+}
+
+#[test]
+fn kept_versions_stay_over_mounts() {
+    let mount = options().mount();
+    mount.bash("echo old > f");
+    let mut writer = mount.spawn_python(
+        "f = open('f', 'w'); f.write('precious'); f.flush(); say('open'); hear(); f.close(); say('closed')",
+    );
+    writer.expect("open");
+    mount.bash("rm f");
+    writer.tell("close");
+    writer.expect("closed");
+    let kept = mount.store("kept");
+    assert_eq!(kept.len(), 2);
+    mount.unmount();
+    mount.start();
+    mount.crash();
+    mount.start();
+    assert_eq!(mount.store("kept"), kept);
+}
