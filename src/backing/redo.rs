@@ -7,12 +7,13 @@
 
 use super::shadow::{Shadow, copy_range, data_ranges, errno};
 use super::store::{Store, read_file, since_epoch, write_file};
-use super::{Dir, Errno, Identity, dir, identity};
-use rustix::fs::{FallocateFlags, OFlags, RenameFlags};
+use super::{Dir, Errno, Identity, dir, identity, proc_path};
+use rustix::fs::{FallocateFlags, Mode, OFlags, RenameFlags};
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 
@@ -205,7 +206,7 @@ fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String
         return Ok((Replayed::Kept, shown));
     };
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let from = rustix::fs::openat(store.redo(), &data, flags, rustix::fs::Mode::empty())?;
+    let from = rustix::fs::openat(store.redo(), &data, flags, Mode::empty())?;
     overwrite(&File::from(from), &target)?;
     forget(store, id)?;
     Ok((Replayed::Finished, shown))
@@ -245,6 +246,16 @@ pub fn open_for_rewrite(at: &Dir, name: &OsStr, who: Identity) -> Result<File, E
         }
         other => other,
     }
+}
+
+/// Opens a file once more, to read it, whatever its name is by now.
+///
+/// # Errors
+/// `EACCES`, `EMFILE`.
+pub fn open_again(file: &File) -> Result<File, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let path = proc_path(file.as_raw_fd());
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
 fn with_suffix(id: &OsStr, suffix: &str) -> OsString {

@@ -16,7 +16,7 @@ use crate::config::Durability;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use log::{debug, error, warn};
-use rustix::fs::{OFlags, RenameFlags};
+use rustix::fs::RenameFlags;
 
 /// How a version got its place.
 struct Published {
@@ -237,8 +237,9 @@ impl Engine {
         let store = self.store()?;
         loop {
             let (name, more) = self.names_to_publish(key)?;
-            let names = self.names_exclusive(name.parent);
-            if self.names_to_publish(key)?.0 != name {
+            let parents = more.iter().chain([&name]).map(|name| name.parent);
+            let names = self.names.exclusive(parents);
+            if self.names_to_publish(key)? != (name.clone(), more.clone()) {
                 continue;
             }
             let dir = self.dir(name.parent)?;
@@ -258,10 +259,8 @@ impl Engine {
                     }
                 }
             }
-            for other in more {
-                let to = self.dir(other.parent)?;
-                dir.link(&name.name, &to, &other.name)
-                    .map_err(changed_behind)?;
+            for other in &more {
+                self.publish_again(&dir, &name, other)?;
             }
             let version = Version::new(shadow.file().clone(), false);
             let who = identity(&rustix::fs::fstat(shadow.file())?);
@@ -321,7 +320,11 @@ impl Engine {
         who: Identity,
     ) -> Result<Published, Errno> {
         let store = self.store()?;
-        let target = redo::open_for_rewrite(dir, &name.name, who)?;
+        let target = match redo::open_for_rewrite(dir, &name.name, who) {
+            // The name has changed since it was looked at.
+            Err(Errno::STALE | Errno::NOENT) => return Err(Errno::AGAIN),
+            other => other?,
+        };
         let path = self.state.lock().tree.path(key).ok_or(Errno::STALE)?;
         if !self.move_readers_away(key, dir)? {
             return self.publish_under_all_names(key, shadow);
@@ -336,7 +339,7 @@ impl Engine {
             .and_then(|()| {
                 shadow::copy_attributes(shadow.file(), &rustix::fs::fstat(shadow.file())?, &target)
             })
-            .and_then(|()| dir.open_file(&name.name, OFlags::RDONLY, who));
+            .and_then(|()| redo::open_again(&target));
         set_rewriting(false);
         let version = Version::new(Arc::new(rewritten?), true);
         self.state.lock().tree.published(key, who, &version);
@@ -349,7 +352,7 @@ impl Engine {
     fn publish_under_all_names(&self, key: Key, shadow: &Shadow) -> Result<Published, Errno> {
         let store = self.store()?;
         let names = self.state.lock().names_of(key);
-        let _locked = self.names_exclusive_all(names.iter().map(|name| name.parent));
+        let _locked = self.names.exclusive(names.iter().map(|name| name.parent));
         if self.state.lock().names_of(key) != names {
             // Somebody was faster; the caller comes again.
             return Err(Errno::AGAIN);
@@ -366,20 +369,27 @@ impl Engine {
         let who = identity(&rustix::fs::fstat(shadow.file())?);
         shadow.replace(&dir, &name.name, store)?;
         for other in others {
-            let to = self.dir(other.parent)?;
-            let temp = store.unique_name();
-            dir.link(&name.name, store.tmp(), &temp)?;
-            store
-                .tmp()
-                .rename(&temp, &to, &other.name, RenameFlags::empty())?;
-            if self.settings.durability == Durability::Full {
-                to.sync()?;
-            }
+            self.publish_again(&dir, name, other)?;
         }
         let version = Version::new(shadow.file().clone(), !others.is_empty());
         self.state.lock().tree.published(key, who, &version);
         let dir = Some(dir);
         Ok(Published { dir, version })
+    }
+
+    /// Gives what was published as `name` of `dir` a further name, whatever is there now.
+    fn publish_again(&self, dir: &Dir, name: &Name, other: &Name) -> Result<(), Errno> {
+        let store = self.store()?;
+        let to = self.dir(other.parent)?;
+        let temp = store.unique_name();
+        dir.link(&name.name, store.tmp(), &temp)?;
+        store
+            .tmp()
+            .rename(&temp, &to, &other.name, RenameFlags::empty())?;
+        if self.settings.durability == Durability::Full {
+            to.sync()?;
+        }
+        Ok(())
     }
 
     /// Gives those who have the current version open a copy of it, before its inode changes.

@@ -141,7 +141,12 @@ impl Engine {
         // ask again, but that it does only once for an open(2), which may need it.
         let mut last = Errno::STALE;
         for _ in 0..16 {
-            match self.find(caller, parent, name) {
+            let mut left_behind = None;
+            let found = self.find(caller, parent, name, &mut left_behind);
+            if let Some(transaction) = left_behind {
+                self.abandon_pending(&transaction);
+            }
+            match found {
                 Ok((claim, stat)) => match self.entry(claim, stat) {
                     Err(Errno::STALE) => {}
                     other => return other,
@@ -156,26 +161,23 @@ impl Engine {
         Err(last)
     }
 
-    /// The inode of a name, claimed, and what BACKING tells of it if it is there.
+    /// The inode of a name, claimed, and what BACKING tells of it if it is there; and a transaction
+    /// that the caller does not need any more.
     fn find(
-        self: &Arc<Self>,
+        &self,
         caller: Caller,
         parent: Key,
         name: &OsStr,
+        left_behind: &mut Option<Arc<Transaction>>,
     ) -> Result<(Claim, Option<Stat>), Errno> {
-        let _names = self.names_shared(parent);
+        let _names = self.names.shared(parent);
         {
             let mut state = self.state.lock();
             if let Some(key) = state.tree.child(parent, name)
                 && state.tree.inode(key).is_some_and(|i| i.is_provisional())
             {
-                let left_behind = self.meet(&mut state, caller, key);
-                let claim = claim(&mut state, caller, key);
-                drop(state);
-                if let Some(transaction) = left_behind {
-                    self.abandon_pending(&transaction);
-                }
-                return Ok((claim?, None));
+                *left_behind = self.meet(&mut state, caller, key);
+                return Ok((claim(&mut state, caller, key)?, None));
             }
         }
         let dir = self.dir(parent)?;
@@ -199,16 +201,10 @@ impl Engine {
             // Its other names were taken away behind the mount's back.
             state.tree.keep_only(key, parent, name);
         }
-        let left_behind = match kind {
-            FileType::RegularFile => self.meet(&mut state, caller, key),
-            _ => None,
-        };
-        let claim = claim(&mut state, caller, key);
-        drop(state);
-        if let Some(transaction) = left_behind {
-            self.abandon_pending(&transaction);
+        if kind == FileType::RegularFile {
+            *left_behind = self.meet(&mut state, caller, key);
         }
-        Ok((claim?, Some(stat)))
+        Ok((claim(&mut state, caller, key)?, Some(stat)))
     }
 
     /// A name was removed behind the mount's back.

@@ -15,6 +15,7 @@ pub mod close;
 pub mod commit;
 pub mod io;
 pub mod lookup;
+mod name_locks;
 pub mod names;
 pub mod open;
 mod redirect;
@@ -32,13 +33,12 @@ use crate::config::{Durability, Readers};
 use crate::leases::{FileId, LeaseTable, Ticket};
 use crate::owner::Processes;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{
-    Arc, Condvar, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard, spawn_blocking,
-};
+use crate::sync::{Arc, Condvar, Mutex, OnceLock, spawn_blocking};
 use dashmap::DashMap;
 use lru::LruCache;
+use name_locks::NameLocks;
 use redirect::{Redirect, Spent};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -49,8 +49,6 @@ pub use io::Handle;
 
 /// How many directories of BACKING are kept open at most.
 const OPEN_DIRECTORIES: usize = 512;
-/// Into how many groups directories fall for locking their names.
-const NAME_LOCKS: usize = 64;
 
 /// Who makes a request.
 #[derive(Clone, Copy, Debug)]
@@ -93,8 +91,7 @@ pub(crate) struct State {
 ///
 /// 1. `Transaction::copying` (a pool thread copying a base into a shadow)
 /// 2. `Transaction::writing` (shared: bytes go into the shadow; exclusive: they stop)
-/// 3. `name_locks` (shared: a name is being resolved; exclusive: it is being changed). Two of them
-///    in the order of their index.
+/// 3. `names`, by one call for all that are needed
 /// 4. `state`
 /// 5. `Transaction::inner`
 ///
@@ -109,7 +106,7 @@ pub struct Engine {
     processes: Box<dyn Processes>,
     started: Instant,
     state: Mutex<State>,
-    name_locks: Vec<RwLock<()>>,
+    names: NameLocks,
     dirs: Mutex<LruCache<Key, Dir>>,
     handles: DashMap<u64, Handle>,
     next_handle: AtomicU64,
@@ -177,7 +174,7 @@ impl Engine {
             processes,
             started: Instant::now(),
             state: Mutex::new(state),
-            name_locks: (0..NAME_LOCKS).map(|_| RwLock::new(())).collect(),
+            names: NameLocks::new(),
             dirs: Mutex::new(LruCache::new(
                 NonZeroUsize::new(OPEN_DIRECTORIES).unwrap_or(NonZeroUsize::MIN),
             )),
@@ -285,31 +282,6 @@ impl Engine {
         Ok(dir)
     }
 
-    fn name_lock(&self, parent: Key) -> &RwLock<()> {
-        &self.name_locks[parent.0 as usize % NAME_LOCKS]
-    }
-
-    /// Holds off changes of names in a directory.
-    fn names_shared(&self, parent: Key) -> RwLockReadGuard<'_, ()> {
-        self.name_lock(parent).read()
-    }
-
-    /// Holds off everyone else from the names of a directory.
-    fn names_exclusive(&self, parent: Key) -> RwLockWriteGuard<'_, ()> {
-        self.name_lock(parent).write()
-    }
-
-    /// The same for several directories.
-    fn names_exclusive_all(
-        &self,
-        parents: impl IntoIterator<Item = Key>,
-    ) -> Vec<RwLockWriteGuard<'_, ()>> {
-        let index = |key: Key| key.0 as usize % NAME_LOCKS;
-        let ordered: BTreeSet<usize> = parents.into_iter().map(index).collect();
-        let lock = |index: usize| self.name_locks[index].write();
-        ordered.into_iter().map(lock).collect()
-    }
-
     /// Calls `work` with a place where the file of BACKING is, while its name can't change.
     ///
     /// # Errors
@@ -326,7 +298,7 @@ impl Engine {
                 Ok((name, inode.identity.ok_or(Errno::NOENT)?))
             };
             let (name, _) = place(&self.state.lock())?;
-            let _names = self.names_shared(name.parent);
+            let _names = self.names.shared(name.parent);
             let (still, identity) = place(&self.state.lock())?;
             if still != name {
                 continue;

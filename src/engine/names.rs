@@ -91,7 +91,7 @@ impl Engine {
         self.store()?;
         let parent = self.key_of(parent)?;
         self.check_visible(parent, name)?;
-        let names = self.names_exclusive(parent);
+        let names = self.names.exclusive([parent]);
         if self.is_provisional(parent, name) {
             return Err(Errno::EXIST);
         }
@@ -183,7 +183,7 @@ impl Engine {
         self.store()?;
         let parent = self.key_of(parent)?;
         self.check_visible(parent, name)?;
-        let _names = self.names_exclusive(parent);
+        let _names = self.names.exclusive([parent]);
         let known = {
             let state = self.state.lock();
             let known = state.tree.child(parent, name);
@@ -256,7 +256,7 @@ impl Engine {
             .transaction_at(parent, name)
             .and_then(|_| self.processes.thread(caller.tid))
             .map(|thread| thread.process);
-        let names = self.names_exclusive(parent);
+        let names = self.names.exclusive([parent]);
         let provisional = self.is_provisional(parent, name);
         let replaces = {
             let state = self.state.lock();
@@ -391,14 +391,22 @@ impl Engine {
         let key = self.key_of(node)?;
         let new_parent = self.key_of(new_parent)?;
         self.check_visible(new_parent, new_name)?;
-        let (from, provisional) = {
+        let source = || {
             let state = self.state.lock();
             let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
             let name = inode.names.first().cloned().ok_or(Errno::NOENT)?;
-            (name, inode.is_provisional())
+            Ok((name, inode.is_provisional()))
         };
         let claim = {
-            let _names = self.names_exclusive_all([from.parent, new_parent]);
+            let (from, provisional, _names) = loop {
+                let (from, _) = source()?;
+                let names = self.names.exclusive([from.parent, new_parent]);
+                // A commit may have been faster.
+                let (still, provisional) = source()?;
+                if still == from {
+                    break (from, provisional, names);
+                }
+            };
             if self.is_provisional(new_parent, new_name) {
                 return Err(Errno::EXIST);
             }
@@ -469,7 +477,7 @@ impl Engine {
             .and_then(|_| self.processes.thread(caller.tid))
             .map(|thread| thread.process);
         let in_flight = self.stat_in_flight(new_parent, new_name);
-        let names = self.names_exclusive_all([parent, new_parent]);
+        let names = self.names.exclusive([parent, new_parent]);
         let from_flight = self.is_provisional(parent, name);
         let to_flight = self.is_provisional(new_parent, new_name);
         let (from, to) = (self.dir(parent)?, self.dir(new_parent)?);

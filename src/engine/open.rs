@@ -486,7 +486,7 @@ impl Engine {
             self.abandon_pending(&transaction);
         }
         self.check_visible(parent, name)?;
-        let _names = self.names_exclusive(parent);
+        let _names = self.names.exclusive([parent]);
         let taken = match (flags.exclusive, spent) {
             (true, _) => Errno::EXIST,
             (false, false) => Errno::STALE,

@@ -92,6 +92,7 @@ impl Engine {
 
     /// Answers them.
     pub(super) fn complete(&self, completions: Vec<Completion>) {
+        super::name_locks::assert_none_held();
         for Completion { parked, answer } in completions {
             let result = match answer {
                 Answer::Fail(errno) => Err(errno),
