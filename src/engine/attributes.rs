@@ -162,9 +162,21 @@ impl Engine {
         if let Some(transaction) = transaction.or(creating) {
             let inner = transaction.inner.lock();
             let shadow = inner.shadow.clone().filter(|_| !inner.published);
+            let base = inner.base.clone();
             drop(inner);
             if let Some(shadow) = shadow {
                 return Ok(Subject::Shadow(transaction, shadow));
+            }
+            if !named {
+                // The file that was unlinked under its writer; emptied, it is a new one.
+                drop(state);
+                return match base {
+                    Some(base) => Ok(Subject::Open(base.file())),
+                    None => {
+                        let shadow = self.materialize(&transaction)?;
+                        Ok(Subject::Shadow(transaction, shadow))
+                    }
+                };
             }
         }
         match version {

@@ -280,9 +280,17 @@ impl Engine {
             // It has lost its name, or its first fsync(2) is just giving it one.
             Err(Errno::STALE | Errno::NOENT) => {
                 let shadow = Shadow::create(store.tmp(), store, mode)?;
-                if let Some(own) = &attributes {
-                    let stat = rustix::fs::fstat(own)?;
-                    shadow::copy_attributes(own, &stat, shadow.file())?;
+                let replaced = transaction.inner.lock().replaced;
+                match (&attributes, replaced) {
+                    (Some(own), _) => {
+                        let stat = rustix::fs::fstat(own)?;
+                        shadow::copy_attributes(own, &stat, shadow.file())?;
+                    }
+                    (None, Some(stat)) => {
+                        shadow::copy_owner(&stat, shadow.file())?;
+                        crate::backing::dir::chmod(shadow.file(), stat.st_mode)?;
+                    }
+                    (None, None) => {}
                 }
                 (shadow, None)
             }

@@ -8,13 +8,15 @@
 //!   were sent, and how they are led. [`waiting`]: the waiters, and the thread that looks after them.
 //! - [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
 //! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not.
-//! - [`lookup`]: names to node ids, listings. [`names`]: rename, unlink, mkdir and the rest.
+//! - [`lookup`]: names to node ids, listings. [`names`]: rename, unlink and link.
+//!   [`make`]: mkdir, mknod, symlink.
 
 pub mod attributes;
 pub mod close;
 pub mod commit;
 pub mod io;
 pub mod lookup;
+pub mod make;
 mod name_locks;
 pub mod names;
 pub mod open;

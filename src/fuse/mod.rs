@@ -1,31 +1,34 @@
 //! The FUSE adapter: one thin method per request, which decodes it, calls the engine and sends
 //! its answer. It holds no state of its own; no fuser type goes below it.
 
+mod convert;
+mod opened;
 pub mod session;
 mod wire;
 
 use crate::backing::Errno;
+use crate::engine::Engine;
 use crate::engine::attributes::Change;
 use crate::engine::lookup::{Entry, ListedEntry};
 use crate::engine::names::Rename;
-use crate::engine::open::{OpenFlags, Opened, OpenedOn};
+use crate::engine::open::{OpenFlags, Opened};
 use crate::engine::tree::NodeId;
-use crate::engine::version::{KernelFile, Reading, Version};
-use crate::engine::{Caller, Engine};
 use crate::sync::Arc;
+use convert::{caller, dirent_type, fuse_errno, fuse_type, node, timestamps};
 use fuser::{
-    BackingId, BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags as FuseOpenFlags, PollEvents, PollFlags,
-    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags as FuseOpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use log::{debug, info, trace};
-use rustix::fs::{FileType, Timespec, Timestamps};
+use opened::{private_flags, send_opened};
+use rustix::fs::FileType;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 use wire::{Answer, Device, Page};
 
 /// The largest write that the kernel sends in one request (its own limit is
@@ -84,22 +87,6 @@ impl crate::engine::KernelCache for Cache {
     }
 }
 
-fn caller(request: &Request) -> Caller {
-    Caller {
-        tid: request.pid(),
-        uid: request.uid(),
-        gid: request.gid(),
-    }
-}
-
-fn fuse_errno(errno: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(errno.raw_os_error())
-}
-
-fn node(ino: INodeNo) -> NodeId {
-    NodeId(ino.0)
-}
-
 fn send_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
     match result {
         Ok(()) => reply.ok(),
@@ -109,133 +96,6 @@ fn send_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
 
 fn empty(reply: ReplyEmpty) -> crate::engine::Done<()> {
     Box::new(move |result| send_empty(reply, result))
-}
-
-/// Answers an open: the kernel caches a committed version, or reads its file by itself, and sends
-/// everything about a transaction.
-fn send_opened(
-    engine: &Engine,
-    reply: ReplyOpen,
-    passthrough: bool,
-    result: Result<Opened, Errno>,
-) {
-    let opened = match result {
-        Ok(opened) => opened,
-        Err(errno) => return reply.error(fuse_errno(errno)),
-    };
-    let handle = FileHandle(opened.handle);
-    let version = match opened.on {
-        OpenedOn::Transaction { flush } => return reply.opened(handle, private_flags(flush)),
-        OpenedOn::Version(version) => version,
-    };
-    match backing_id(&version, &reply, passthrough) {
-        Some(id) => {
-            let token: KernelFile = id.clone();
-            engine.attach(opened.handle, token);
-            reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &id);
-        }
-        None => {
-            let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-            reply.opened(handle, flags);
-        }
-    }
-}
-
-fn private_flags(flush: bool) -> FopenFlags {
-    if flush {
-        FopenFlags::FOPEN_DIRECT_IO
-    } else {
-        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
-    }
-}
-
-/// The kernel's own handle on a version's file, if it is to read that by itself. All open handles
-/// of a node id share it: the kernel allows one.
-fn backing_id(version: &Version, reply: &ReplyOpen, passthrough: bool) -> Option<Arc<BackingId>> {
-    let mut reading = version.reading.lock();
-    match &*reading {
-        Reading::Cached => return None,
-        Reading::Passthrough(weak) => {
-            if let Some(id) = weak.upgrade().and_then(|token| token.downcast().ok()) {
-                return Some(id);
-            }
-        }
-        Reading::Undecided => {}
-    }
-    if !passthrough {
-        *reading = Reading::Cached;
-        return None;
-    }
-    match reply.open_backing(&*version.file()) {
-        Ok(id) => {
-            let id = Arc::new(id);
-            let token: KernelFile = id.clone();
-            *reading = Reading::Passthrough(Arc::downgrade(&token));
-            Some(id)
-        }
-        Err(error) => {
-            // For one, BACKING may be stacked too deep itself.
-            debug!("no passthrough for a version: {error}");
-            *reading = Reading::Cached;
-            None
-        }
-    }
-}
-
-fn timespec(time: TimeOrNow) -> Timespec {
-    match time {
-        TimeOrNow::Now => Timespec {
-            tv_sec: 0,
-            tv_nsec: rustix::fs::UTIME_NOW,
-        },
-        TimeOrNow::SpecificTime(time) => match time.duration_since(UNIX_EPOCH) {
-            Ok(since) => Timespec {
-                tv_sec: since.as_secs() as i64,
-                tv_nsec: i64::from(since.subsec_nanos()) as _,
-            },
-            // fuser 0.18 makes a time before 1970 of -SECONDS + NANOSECONDS (as the kernel sends
-            // it) by going back both; undone here.
-            Err(before) => Timespec {
-                tv_sec: -(before.duration().as_secs() as i64),
-                tv_nsec: i64::from(before.duration().subsec_nanos()) as _,
-            },
-        },
-    }
-}
-
-/// What utimensat(2) gets for what SETATTR asks.
-fn timestamps(atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>) -> Option<Timestamps> {
-    if atime.is_none() && mtime.is_none() {
-        return None;
-    }
-    let omit = Timespec {
-        tv_sec: 0,
-        tv_nsec: rustix::fs::UTIME_OMIT,
-    };
-    Some(Timestamps {
-        last_access: atime.map_or(omit, timespec),
-        last_modification: mtime.map_or(omit, timespec),
-    })
-}
-
-fn fuse_type(kind: FileType) -> fuser::FileType {
-    match kind {
-        FileType::Directory => fuser::FileType::Directory,
-        FileType::Symlink => fuser::FileType::Symlink,
-        FileType::Fifo => fuser::FileType::NamedPipe,
-        FileType::Socket => fuser::FileType::Socket,
-        FileType::CharacterDevice => fuser::FileType::CharDevice,
-        FileType::BlockDevice => fuser::FileType::BlockDevice,
-        _ => fuser::FileType::RegularFile,
-    }
-}
-
-/// The number that a directory entry has for a type (DT_DIR and the rest).
-fn dirent_type(kind: FileType) -> u32 {
-    match kind {
-        FileType::Unknown => 0,
-        kind => kind.as_raw_mode() >> 12,
-    }
 }
 
 /// Places 0 and 1 of a listing are `.` and `..`.

@@ -1,0 +1,83 @@
+//! Answers to OPEN: who reads a file, the kernel by itself or through requests.
+
+use super::convert::fuse_errno;
+use crate::backing::Errno;
+use crate::engine::Engine;
+use crate::engine::open::{Opened, OpenedOn};
+use crate::engine::version::{KernelFile, Reading, Version};
+use crate::sync::Arc;
+use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
+use log::debug;
+
+/// Answers an open: the kernel caches a committed version, or reads its file by itself, and sends
+/// everything about a transaction.
+pub(super) fn send_opened(
+    engine: &Engine,
+    reply: ReplyOpen,
+    passthrough: bool,
+    result: Result<Opened, Errno>,
+) {
+    let opened = match result {
+        Ok(opened) => opened,
+        Err(errno) => return reply.error(fuse_errno(errno)),
+    };
+    let handle = FileHandle(opened.handle);
+    let version = match opened.on {
+        OpenedOn::Transaction { flush } => return reply.opened(handle, private_flags(flush)),
+        OpenedOn::Version(version) => version,
+    };
+    match backing_id(&version, &reply, passthrough) {
+        Some(id) => {
+            let token: KernelFile = id.clone();
+            engine.attach(opened.handle, token);
+            reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &id);
+        }
+        None => {
+            let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+            reply.opened(handle, flags);
+        }
+    }
+}
+
+/// How the kernel is to use a handle of a transaction: every read and write comes here, so that
+/// every error of one is seen. `flush`: its closes matter.
+pub(super) fn private_flags(flush: bool) -> FopenFlags {
+    if flush {
+        FopenFlags::FOPEN_DIRECT_IO
+    } else {
+        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
+    }
+}
+
+/// The kernel's own handle on a version's file, if it is to read that by itself. All open handles
+/// of a node id share it: the kernel allows one.
+fn backing_id(version: &Version, reply: &ReplyOpen, passthrough: bool) -> Option<Arc<BackingId>> {
+    let mut reading = version.reading.lock();
+    match &*reading {
+        Reading::Cached => return None,
+        Reading::Passthrough(weak) => {
+            if let Some(id) = weak.upgrade().and_then(|token| token.downcast().ok()) {
+                return Some(id);
+            }
+        }
+        Reading::Undecided => {}
+    }
+    if !passthrough {
+        *reading = Reading::Cached;
+        return None;
+    }
+    match reply.open_backing(&*version.file()) {
+        Ok(id) => {
+            let id = Arc::new(id);
+            let token: KernelFile = id.clone();
+            *reading = Reading::Passthrough(Arc::downgrade(&token));
+            Some(id)
+        }
+        Err(error) => {
+            // For one, BACKING may be stacked too deep itself.
+            debug!("no passthrough for a version: {error}");
+            *reading = Reading::Cached;
+            None
+        }
+    }
+}
