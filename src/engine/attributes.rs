@@ -161,7 +161,9 @@ impl Engine {
         // Whoever changes the mode of a file being created changes that of the file to be.
         if let Some(transaction) = transaction.or(creating) {
             let inner = transaction.inner.lock();
-            let shadow = inner.shadow.clone().filter(|_| !inner.published);
+            // Published, it is a version that must not change.
+            let own = !inner.published && matches!(inner.phase, Phase::Pending | Phase::Open);
+            let shadow = inner.shadow.clone().filter(|_| own);
             let base = inner.base.clone();
             drop(inner);
             if let Some(shadow) = shadow {
@@ -205,7 +207,12 @@ impl Engine {
             let result = self.change_attributes(node, &change);
             return done(result.and_then(|()| self.attributes(node)));
         };
-        let truncation = match self.truncation(caller, node, change.handle) {
+        let mut left_behind = None;
+        let truncation = self.truncation(caller, node, change.handle, &mut left_behind);
+        if let Some(transaction) = left_behind {
+            self.abandon_pending(&transaction);
+        }
+        let truncation = match truncation {
             Ok(truncation) => truncation,
             Err(errno) => return done(Err(errno)),
         };
@@ -241,6 +248,7 @@ impl Engine {
         caller: Caller,
         node: NodeId,
         handle: Option<u64>,
+        left_behind: &mut Option<Arc<Transaction>>,
     ) -> Result<(Arc<Transaction>, bool), Errno> {
         if let Some(handle) = handle
             && let Some(super::Handle::Transaction { transaction, .. }) =
@@ -251,6 +259,10 @@ impl Engine {
         let writer = self.writer(caller);
         let mut state = self.state.lock();
         let redirect = state.take_redirect(caller.tid);
+        *left_behind = redirect
+            .as_ref()
+            .and_then(|r| r.transaction.clone())
+            .filter(|t| t.node != node);
         let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
         let in_flight = inode.transaction.clone();
         if let Some(transaction) = in_flight {

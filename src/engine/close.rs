@@ -12,6 +12,7 @@ use super::{Caller, Done, Engine};
 use crate::backing::Errno;
 use crate::owner::{Exit, Search};
 use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 
 impl Engine {
     /// close(2) of one copy of a descriptor.
@@ -20,7 +21,16 @@ impl Engine {
     /// What the commit says, if this close is the last (W6), or the error of a write before (W8).
     pub fn flush(self: &Arc<Self>, caller: Caller, handle: u64, done: Done<()>) {
         let transaction = match self.handles.get(&handle).as_deref() {
-            Some(Handle::Transaction { transaction, .. }) => transaction.clone(),
+            Some(Handle::Transaction {
+                transaction,
+                flushed,
+                ..
+            }) => {
+                if !flushed.swap(true, Ordering::Relaxed) {
+                    transaction.inner.lock().unclosed -= 1;
+                }
+                transaction.clone()
+            }
             _ => return done(Ok(())),
         };
         // It reads /proc and may commit: never on an event thread.
@@ -68,7 +78,9 @@ impl Engine {
             return done(early);
         };
         let mapped = mappable && self.is_mapped(transaction, process);
-        if self.is_held(transaction, search) {
+        // Another open(2) of its owner may not have its descriptor yet.
+        let unclosed = transaction.inner.lock().unclosed > 0;
+        if unclosed || self.is_held(transaction, search) {
             if !exiting {
                 self.note_last_close_of(transaction, process);
             }
@@ -143,14 +155,22 @@ impl Engine {
             // No write is under way from here on.
             let _writing = transaction.writing.write();
             let mut inner = transaction.inner.lock();
-            match inner.phase {
-                Phase::Pending | Phase::Open => inner.phase = Phase::Closing,
-                Phase::Closing => return inner.at_end.push(Continuation(done)),
-                Phase::Ended(result) => {
-                    drop(inner);
-                    drop(_writing);
-                    return done(result);
+            let answer = match inner.phase {
+                // Its owner opened it once more meanwhile: that close will be the last.
+                Phase::Pending | Phase::Open if inner.unclosed > 0 => {
+                    Some(inner.failed.map_or(Ok(()), Err))
                 }
+                Phase::Pending | Phase::Open => {
+                    inner.phase = Phase::Closing;
+                    None
+                }
+                Phase::Closing => return inner.at_end.push(Continuation(done)),
+                Phase::Ended(result) => Some(result),
+            };
+            if let Some(answer) = answer {
+                drop(inner);
+                drop(_writing);
+                return done(answer);
             }
             inner.at_end.push(Continuation(done));
         }
@@ -159,16 +179,27 @@ impl Engine {
 
     /// The last copy of a descriptor is gone, and so is every mapping of it.
     pub fn release(self: &Arc<Self>, handle: u64) {
-        if let Some((_, Handle::Transaction { transaction, .. })) = self.handles.remove(&handle) {
-            self.drop_handle_of(&transaction);
+        if let Some((
+            _,
+            Handle::Transaction {
+                transaction,
+                flushed,
+                ..
+            },
+        )) = self.handles.remove(&handle)
+        {
+            self.drop_handle_of(&transaction, flushed.into_inner());
         }
     }
 
-    /// A transaction has one handle less.
-    pub(super) fn drop_handle_of(self: &Arc<Self>, transaction: &Arc<Transaction>) {
+    /// A transaction has one handle less, of which a close has been told or not.
+    pub(super) fn drop_handle_of(self: &Arc<Self>, transaction: &Arc<Transaction>, flushed: bool) {
         {
             let mut inner = transaction.inner.lock();
             inner.handles = inner.handles.saturating_sub(1);
+            if !flushed {
+                inner.unclosed = inner.unclosed.saturating_sub(1);
+            }
             if inner.handles > 0 || inner.phase != Phase::Open {
                 return;
             }
@@ -225,7 +256,7 @@ impl Engine {
         match self.handles.get(&handle).as_deref() {
             Some(Handle::Transaction { transaction, .. }) => {
                 let transaction = transaction.clone();
-                self.spawn(move |engine| done(engine.commit_so_far(&transaction)));
+                self.spawn(move |engine| engine.commit_so_far(&transaction, done));
             }
             // A committed version is as durable as the mount makes versions.
             Some(_) => done(Ok(())),

@@ -4,7 +4,7 @@
 //! makes the directory durable; [`Durability`] says how much of that is waited for. A file with
 //! further hard links keeps its inode, which is rewritten in place under a redo record.
 
-use super::transaction::{Continuation, Phase, Transaction};
+use super::transaction::{Continuation, Phase, Postponed, Transaction};
 use super::tree::{Key, Name};
 use super::version::Version;
 use super::{Engine, State};
@@ -53,7 +53,12 @@ impl Engine {
     /// Ends a transaction whose last close has happened: commits it or rolls it back.
     pub(super) fn settle(self: &Arc<Self>, transaction: &Arc<Transaction>) {
         let (failed, died, detached, dirty) = {
-            let inner = transaction.inner.lock();
+            let mut inner = transaction.inner.lock();
+            if inner.syncing {
+                let transaction = transaction.clone();
+                let end = move |engine: &Arc<Engine>| engine.settle(&transaction);
+                return inner.after_sync.push(Postponed(Box::new(end)));
+            }
             let detached = inner.detached.is_some();
             (inner.failed, inner.died, detached, inner.dirty)
         };
@@ -61,16 +66,16 @@ impl Engine {
             self.rolled_back(transaction, &format!("a write failed ({errno})"));
             return self.end(transaction, Err(errno), None);
         }
-        if let Some((pid, signal)) = died {
-            let reason = format!("its writer, pid {pid}, died of signal {signal}");
-            self.rolled_back(transaction, &reason);
-            return self.end(transaction, Err(Errno::IO), None);
-        }
         if detached {
             return self.end_detached(transaction);
         }
         if !dirty {
             return self.end(transaction, Ok(()), None);
+        }
+        if let Some((pid, signal)) = died {
+            let reason = format!("its writer, pid {pid}, died of signal {signal}");
+            self.rolled_back(transaction, &reason);
+            return self.end(transaction, Err(Errno::IO), None);
         }
         match self.commit(transaction) {
             Ok(version) => self.end(transaction, Ok(()), Some(version)),
@@ -113,20 +118,41 @@ impl Engine {
         self.end(transaction, Ok(()), None);
     }
 
-    /// Commits what has been written so far, and goes on (fsync).
+    /// Commits what has been written so far, and goes on (fsync). One at a time, and the end waits
+    /// for it, or an older version could be published over a newer one.
     pub(super) fn commit_so_far(
         self: &Arc<Self>,
         transaction: &Arc<Transaction>,
-    ) -> Result<(), Errno> {
+        done: super::Done<()>,
+    ) {
         {
-            let inner = transaction.inner.lock();
-            if let Some(errno) = inner.failed {
-                return Err(errno);
+            let mut inner = transaction.inner.lock();
+            if inner.syncing {
+                let again = transaction.clone();
+                let next = move |engine: &Arc<Engine>| engine.commit_so_far(&again, done);
+                return inner.after_sync.push(Postponed(Box::new(next)));
             }
-            if inner.phase != Phase::Open || inner.detached.is_some() || !inner.dirty {
-                return Ok(());
+            let nothing = inner.phase != Phase::Open || inner.detached.is_some() || !inner.dirty;
+            let early = inner.failed.map_or(Ok(()), Err);
+            if nothing || early.is_err() {
+                drop(inner);
+                return done(early);
             }
+            inner.syncing = true;
         }
+        let result = self.sync_transaction(transaction);
+        let waiting = {
+            let mut inner = transaction.inner.lock();
+            inner.syncing = false;
+            std::mem::take(&mut inner.after_sync)
+        };
+        done(result);
+        for Postponed(work) in waiting {
+            self.spawn(work);
+        }
+    }
+
+    fn sync_transaction(self: &Arc<Self>, transaction: &Arc<Transaction>) -> Result<(), Errno> {
         self.materialize(transaction)?;
         {
             // From here on the shadow is a version: the next write makes a new one.

@@ -6,6 +6,7 @@ use super::version::{KernelFile, Version};
 use super::{Caller, Done, Engine};
 use crate::backing::Errno;
 use crate::backing::shadow::{self, Shadow, errno};
+use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, OnceLock};
 use log::warn;
 use rustix::fs::{FallocateFlags, SeekFrom};
@@ -34,6 +35,8 @@ pub enum Handle {
         transaction: Arc<Transaction>,
         /// May it be written?
         writable: bool,
+        /// Its closes are not told of, or one has been.
+        flushed: AtomicBool,
     },
     /// Of a directory.
     Directory(Arc<Listing>),
@@ -48,11 +51,12 @@ impl Handle {
         }
     }
 
-    /// Of a transaction.
-    pub fn transaction(transaction: Arc<Transaction>, writable: bool) -> Self {
+    /// Of a transaction; `flush`: its closes are told of, and it is counted as not closed yet.
+    pub fn transaction(transaction: Arc<Transaction>, writable: bool, flush: bool) -> Self {
         Self::Transaction {
             transaction,
             writable,
+            flushed: AtomicBool::new(!flush),
         }
     }
 }
@@ -70,6 +74,7 @@ impl Engine {
             Some(Handle::Transaction {
                 transaction,
                 writable,
+                ..
             }) => Ok(Target::Transaction(transaction.clone(), *writable)),
             _ => Err(Errno::BADF),
         }
@@ -312,8 +317,13 @@ impl Engine {
 
     /// Makes a transaction's content empty, without copying what it was.
     pub(super) fn truncate_to_nothing(&self, transaction: &Arc<Transaction>) -> Result<(), Errno> {
+        let _writing = transaction.writing.read();
         let shadow = {
             let mut inner = transaction.inner.lock();
+            if !matches!(inner.phase, Phase::Open | Phase::Pending) {
+                // Its shadow is, or is about to be, a committed version.
+                return Err(Errno::IO);
+            }
             inner.dirty = true;
             inner.base = None;
             if inner.published {
@@ -322,13 +332,7 @@ impl Engine {
             }
             inner.shadow.clone()
         };
-        match shadow {
-            Some(shadow) => {
-                let _writing = transaction.writing.read();
-                rustix::fs::ftruncate(shadow.file(), 0)
-            }
-            None => Ok(()),
-        }
+        shadow.map_or(Ok(()), |shadow| rustix::fs::ftruncate(shadow.file(), 0))
     }
 
     /// ftruncate(2) of a transaction; blocks for as long as copying its base takes.
@@ -353,6 +357,7 @@ impl Engine {
     /// `EOPNOTSUPP` where BACKING has no such mode; `ENOSPC`.
     pub fn allocate(
         self: &Arc<Self>,
+        caller: Caller,
         handle: u64,
         offset: u64,
         length: u64,
@@ -366,6 +371,9 @@ impl Engine {
         let mode = FallocateFlags::from_bits_retain(mode as u32);
         self.spawn(move |engine| {
             let result = engine.modify(&transaction, |shadow| {
+                if caller.uid != 0 {
+                    transaction.inner.lock().drop_privileges()?;
+                }
                 rustix::fs::fallocate(shadow.file(), mode, offset, length)
             });
             if result.is_ok() {
@@ -417,6 +425,9 @@ impl Engine {
         self.spawn(move |engine| {
             let mut copied = 0;
             let result = engine.modify(&transaction, |shadow| {
+                if caller.uid != 0 {
+                    transaction.inner.lock().drop_privileges()?;
+                }
                 let (mut off_in, mut off_out) = (from_offset, to_offset);
                 copied = rustix::fs::copy_file_range(
                     &source,

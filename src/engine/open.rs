@@ -153,7 +153,7 @@ impl Engine {
                 return transaction.after_commit(move |_| engine.grant(wish, done));
             }
             Decision::Fail(errno) => Err(errno),
-            Decision::Join(transaction) => self.join(&transaction, wish.flags),
+            Decision::Join(transaction) => self.join(&transaction, &wish),
             Decision::Serve(pin) => self.serve_or_send(&wish, pin),
             Decision::Update => Err(self.send_to_current(&wish)),
         };
@@ -407,8 +407,9 @@ impl Engine {
     fn join(
         self: &Arc<Self>,
         transaction: &Arc<Transaction>,
-        flags: OpenFlags,
+        wish: &Wish,
     ) -> Result<Opened, Errno> {
+        let flags = wish.flags;
         let first = {
             let mut inner = transaction.inner.lock();
             match inner.phase {
@@ -418,20 +419,20 @@ impl Engine {
             let first = inner.phase == Phase::Pending;
             inner.phase = Phase::Open;
             inner.handles += 1;
+            inner.unclosed += u32::from(flags.changes());
             inner.mappable |= flags.read_write;
             first
         };
-        let ready = self.prepare(transaction, flags, first);
+        let ready = self.prepare(transaction, wish, first);
         if let Err(errno) = ready {
-            self.drop_handle_of(transaction);
+            self.drop_handle_of(transaction, !flags.changes());
             return Err(errno);
         }
-        let handle = self.add_handle(Handle::transaction(transaction.clone(), flags.write));
+        let flush = flags.changes();
+        let handle = Handle::transaction(transaction.clone(), flags.write, flush);
         Ok(Opened {
-            handle,
-            on: OpenedOn::Transaction {
-                flush: flags.changes(),
-            },
+            handle: self.add_handle(handle),
+            on: OpenedOn::Transaction { flush },
         })
     }
 
@@ -439,9 +440,10 @@ impl Engine {
     fn prepare(
         &self,
         transaction: &Arc<Transaction>,
-        flags: OpenFlags,
+        wish: &Wish,
         first: bool,
     ) -> Result<(), Errno> {
+        let flags = wish.flags;
         if first {
             let stat = self.at_place(transaction.inode, |dir, name, _| dir.stat_at(name));
             transaction.inner.lock().replaced = stat.ok();
@@ -452,6 +454,10 @@ impl Engine {
         }
         if flags.truncate {
             self.truncate_to_nothing(transaction)?;
+            if wish.caller.uid != 0 {
+                // With FUSE_HANDLE_KILLPRIV_V2 that is the server's to do.
+                transaction.inner.lock().drop_privileges()?;
+            }
         }
         if flags.read_write && transaction.inner.lock().watch.is_none() {
             let watch = self.processes.watch(transaction.writer.process);
@@ -534,6 +540,7 @@ impl Engine {
             inner.shadow = Some(Arc::new(shadow));
             inner.dirty = true;
             inner.handles = 1;
+            inner.unclosed = 1;
             inner.mappable = flags.read_write;
             inner.watch = watch;
             drop(inner);
@@ -541,7 +548,7 @@ impl Engine {
             transaction
         };
         let entry = Entry::private(&transaction, stat);
-        let handle = self.add_handle(Handle::transaction(transaction, flags.write));
+        let handle = self.add_handle(Handle::transaction(transaction, flags.write, true));
         let on = OpenedOn::Transaction { flush: true };
         Ok((entry, Opened { handle, on }))
     }

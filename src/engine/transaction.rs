@@ -1,5 +1,6 @@
 //! A writer's private version under construction.
 
+use super::Engine;
 use super::tree::{Key, NodeId};
 use super::version::Version;
 use crate::backing::shadow::{self, Shadow};
@@ -86,6 +87,9 @@ pub struct Inner {
     pub phase: Phase,
     /// Open handles of its node id.
     pub handles: u32,
+    /// Those of them of which no close has been told yet. The descriptor of such a one is somewhere,
+    /// or on its way to a process: an open(2) has been answered that has not returned.
+    pub unclosed: u32,
     /// The version it starts from; `None`: from nothing.
     pub base: Option<Arc<Version>>,
     /// The shadow, once something was written.
@@ -123,8 +127,21 @@ pub struct Inner {
     pub detached: Option<Detached>,
     /// Bytes written so far.
     pub written: u64,
+    /// An fsync(2) is committing what was written so far.
+    pub syncing: bool,
+    /// What to do when that is over: a next fsync(2), or the end.
+    pub after_sync: Vec<Postponed>,
     /// What to do when it has ended.
     pub at_end: Vec<Continuation>,
+}
+
+/// Work on a transaction that waits for another part of it.
+pub struct Postponed(pub Box<dyn FnOnce(&Arc<Engine>) + Send>);
+
+impl std::fmt::Debug for Postponed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Postponed")
+    }
 }
 
 /// Work that waits for a transaction to end.
@@ -155,6 +172,7 @@ impl Transaction {
             inner: Mutex::new(Inner {
                 phase,
                 handles: 0,
+                unclosed: 0,
                 base: None,
                 shadow: None,
                 published: false,
@@ -173,6 +191,8 @@ impl Transaction {
                 privileges_dropped: false,
                 detached: None,
                 written: 0,
+                syncing: false,
+                after_sync: Vec::new(),
                 at_end: Vec::new(),
             }),
             copying: Mutex::new(()),

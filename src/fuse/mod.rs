@@ -565,7 +565,7 @@ impl fuser::Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -574,7 +574,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.engine
-            .allocate(fh.0, offset, length, mode, empty(reply));
+            .allocate(caller(request), fh.0, offset, length, mode, empty(reply));
     }
 
     fn lseek(
