@@ -45,7 +45,7 @@ pub enum OpenError {
     Served(u32),
     /// Its `.latchfs` belongs to somebody else, who could tell this daemon what to overwrite.
     #[error(
-        "its .latchfs belongs to user {0}; mount as that user, or remove .latchfs if nothing serves it"
+        "its .latchfs belongs to user {0}; mount as that user, or give it to this one: chown -R USER .latchfs"
     )]
     Foreign(u32),
     /// A system call failed.

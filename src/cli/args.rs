@@ -46,7 +46,7 @@ pub(super) enum Command {
 
     /// Put right what a killed daemon left in BACKING, and say what was done
     ///
-    /// The next mount does the same by itself before it serves.
+    /// The next mount does the same by itself before it serves, unless it is read-only.
     #[command(after_help = exit::help_table())]
     Recover(RecoverArgs),
 }

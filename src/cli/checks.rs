@@ -54,6 +54,18 @@ fn check_backing(given: &Path, mounts: &MountTable) -> Result<PathBuf, Failure> 
             given.display()
         )));
     }
+    if let Some(mount) = mounts.latchfs_around(&path) {
+        return Err(Failure::new(
+            Exit::Busy,
+            format!(
+                "BACKING {} and {}, which is mounted at {}, contain one another, and two daemons \
+                 would not know of each other; unmount that one first",
+                given.display(),
+                mount.source.display(),
+                mount.point.display()
+            ),
+        ));
+    }
     // A stat first: to open a FIFO would wait for a writer.
     if !fs::metadata(&path).map_err(unusable)?.is_dir() {
         return Err(unusable(io::ErrorKind::NotADirectory.into()));

@@ -121,6 +121,15 @@ impl MountTable {
             .any(|other| identity(other) == identity(mount))
     }
 
+    /// A latchfs mount whose BACKING lies strictly above or below this directory.
+    pub(super) fn latchfs_around(&self, backing: &Path) -> Option<&Mount> {
+        let mut mounts = self.mounts.iter().filter(|mount| mount.is_latchfs());
+        mounts.find(|mount| {
+            let other = &mount.source;
+            other != backing && (backing.starts_with(other) || other.starts_with(backing))
+        })
+    }
+
     /// Whether several latchfs filesystems, dead ones included, name this BACKING.
     pub(super) fn is_ambiguous(&self, backing: &Path) -> bool {
         let devices: HashSet<&str> = self

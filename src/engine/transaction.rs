@@ -135,8 +135,11 @@ pub struct Inner {
     pub at_end: Vec<Continuation>,
 }
 
+/// Work that a thread of the pool is to do.
+pub type Work = Box<dyn FnOnce(&Arc<Engine>) + Send>;
+
 /// Work on a transaction that waits for another part of it.
-pub struct Postponed(pub Box<dyn FnOnce(&Arc<Engine>) + Send>);
+pub struct Postponed(pub Work);
 
 impl std::fmt::Debug for Postponed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

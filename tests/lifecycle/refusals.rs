@@ -191,3 +191,24 @@ fn a_user_can_not_unmount_what_another_mounted() {
     assert!(crate::common::alive(daemon));
     scene.unmount();
 }
+
+#[test]
+fn a_backing_inside_or_around_one_that_is_served_is_refused() {
+    for user in [User::Root, User::Ordinary] {
+        let scene = Scene::new(user);
+        std::fs::create_dir_all(scene.dir.join("backing/inner")).expect("mkdir");
+        std::fs::create_dir_all(scene.dir.join("other")).expect("mkdir");
+        let mounted = scene.latchfs(["mount", "--log-file=log", "backing", "point"]);
+        assert!(mounted.status.success(), "{}", text(&mounted.stderr));
+        let daemon = scene.daemon();
+        for backing in ["backing/inner", "."] {
+            let output = scene.latchfs(["mount", backing, "other"]);
+            let said = text(&output.stderr);
+            assert!(said.lines().count() == 1, "{said}");
+            assert!([Some(4), Some(5)].contains(&output.status.code()), "{said}");
+        }
+        let output = scene.latchfs(["umount", "point"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        scene.check_gone(daemon);
+    }
+}
