@@ -256,6 +256,7 @@ impl Engine {
         {
             return Ok((transaction.clone(), false));
         }
+        super::open::check_known(caller)?;
         let writer = self.writer(caller);
         let mut state = self.state.lock();
         let redirect = state.take_redirect(caller.tid);

@@ -29,9 +29,12 @@ impl Engine {
                 if !flushed.swap(true, Ordering::Relaxed) {
                     transaction.inner.lock().unclosed -= 1;
                 }
-                transaction.clone()
+                Some(transaction.clone())
             }
-            _ => return done(Ok(())),
+            _ => None,
+        };
+        let Some(transaction) = transaction else {
+            return done(Ok(()));
         };
         // It reads /proc and may commit: never on an event thread.
         self.spawn(move |engine| engine.close_one(&transaction, caller.tid, done));
@@ -253,13 +256,16 @@ impl Engine {
     /// # Errors
     /// As close(2).
     pub fn sync(self: &Arc<Self>, handle: u64, done: Done<()>) {
-        match self.handles.get(&handle).as_deref() {
-            Some(Handle::Transaction { transaction, .. }) => {
-                let transaction = transaction.clone();
+        let open = self.handles.get(&handle).map(|handle| match &*handle {
+            Handle::Transaction { transaction, .. } => Some(transaction.clone()),
+            _ => None,
+        });
+        match open {
+            Some(Some(transaction)) => {
                 self.spawn(move |engine| engine.commit_so_far(&transaction, done));
             }
             // A committed version is as durable as the mount makes versions.
-            Some(_) => done(Ok(())),
+            Some(None) => done(Ok(())),
             None => done(Err(Errno::BADF)),
         }
     }

@@ -20,8 +20,8 @@ use rustix::fs::RenameFlags;
 
 /// How a version got its place.
 struct Published {
-    /// The directory whose entry changed, to be made durable.
-    dir: Option<Dir>,
+    /// The directories whose entries changed, to be made durable.
+    dirs: Vec<Dir>,
     version: Arc<Version>,
 }
 
@@ -194,7 +194,7 @@ impl Engine {
         }
         let published = self.publish(transaction.inode, &shadow)?;
         if self.settings.durability == Durability::Full
-            && let Some(Err(errno)) = published.dir.as_ref().map(Dir::sync)
+            && let Err(errno) = published.dirs.iter().try_for_each(Dir::sync)
         {
             error!(
                 "{}: updated by pid {} ({}), but the directory could not be made durable ({errno}): \
@@ -285,8 +285,9 @@ impl Engine {
                     }
                 }
             }
+            let mut dirs = vec![dir.clone()];
             for other in &more {
-                self.publish_again(&dir, &name, other)?;
+                dirs.push(self.publish_again(&dir, &name, other)?);
             }
             let version = Version::new(shadow.file().clone(), false);
             let who = identity(&rustix::fs::fstat(shadow.file())?);
@@ -298,10 +299,7 @@ impl Engine {
             if let Some(inode) = state.tree.inode_mut(key) {
                 inode.replaces = false;
             }
-            return Ok(Published {
-                dir: Some(dir),
-                version,
-            });
+            return Ok(Published { dirs, version });
         }
     }
 
@@ -369,7 +367,8 @@ impl Engine {
         set_rewriting(false);
         let version = Version::new(Arc::new(rewritten?), true);
         self.state.lock().tree.published(key, who, &version);
-        Ok(Published { dir: None, version })
+        let dirs = Vec::new();
+        Ok(Published { dirs, version })
     }
 
     /// For a file whose readers have had its inode open since before it got a second name, so that
@@ -394,17 +393,18 @@ impl Engine {
         }
         let who = identity(&rustix::fs::fstat(shadow.file())?);
         shadow.replace(&dir, &name.name, store)?;
+        let mut dirs = vec![dir.clone()];
         for other in others {
-            self.publish_again(&dir, name, other)?;
+            dirs.push(self.publish_again(&dir, name, other)?);
         }
         let version = Version::new(shadow.file().clone(), !others.is_empty());
         self.state.lock().tree.published(key, who, &version);
-        let dir = Some(dir);
-        Ok(Published { dir, version })
+        Ok(Published { dirs, version })
     }
 
-    /// Gives what was published as `name` of `dir` a further name, whatever is there now.
-    fn publish_again(&self, dir: &Dir, name: &Name, other: &Name) -> Result<(), Errno> {
+    /// Gives what was published as `name` of `dir` a further name, whatever is there now. Returns
+    /// the directory of that.
+    fn publish_again(&self, dir: &Dir, name: &Name, other: &Name) -> Result<Dir, Errno> {
         let store = self.store()?;
         let to = self.dir(other.parent)?;
         let temp = store.unique_name();
@@ -412,10 +412,7 @@ impl Engine {
         store
             .tmp()
             .rename(&temp, &to, &other.name, RenameFlags::empty())?;
-        if self.settings.durability == Durability::Full {
-            to.sync()?;
-        }
-        Ok(())
+        Ok(to)
     }
 
     /// Gives those who have the current version open a copy of it, before its inode changes.

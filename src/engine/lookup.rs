@@ -244,7 +244,15 @@ impl Engine {
 
     /// The kernel forgets a node id that it was told of `times` times.
     pub fn forget(&self, node: NodeId, times: u64) {
-        self.state.lock().tree.forget(node, times);
+        let gone = {
+            let mut state = self.state.lock();
+            let key = state.tree.inode_of(node).map(|(key, _)| key);
+            state.tree.forget(node, times);
+            key.filter(|key| state.tree.inode(*key).is_none())
+        };
+        if let Some(key) = gone {
+            self.dirs.lock().pop(&key);
+        }
     }
 
     /// May a name be used there?

@@ -13,6 +13,7 @@ use crate::backing::shadow::Shadow;
 use crate::config::Readers;
 use crate::leases::{Acquire, Kind, OwnerId, Wanted};
 use crate::sync::Arc;
+use log::warn;
 use rustix::fs::OFlags;
 use std::ffi::OsStr;
 
@@ -104,6 +105,11 @@ impl Engine {
         flags: OpenFlags,
         done: Done<Opened>,
     ) {
+        if flags.changes()
+            && let Err(errno) = check_known(caller)
+        {
+            return done(Err(errno));
+        }
         // Of /proc, so before any lock.
         let writer = flags.changes().then(|| self.writer(caller));
         if writer.is_some() && self.store.is_none() {
@@ -479,6 +485,7 @@ impl Engine {
         mode: u32,
         flags: OpenFlags,
     ) -> Result<(Entry, Opened), Errno> {
+        check_known(caller)?;
         let writer = self.writer(caller);
         let store = self.store()?;
         let (parent, left_behind, spent) = {
@@ -552,6 +559,19 @@ impl Engine {
         let on = OpenedOn::Transaction { flush: true };
         Ok((entry, Opened { handle, on }))
     }
+}
+
+/// Can the caller be the owner of a lease? The kernel gives no thread number for processes outside
+/// the daemon's pid namespace, so such writers can't be told apart.
+///
+/// # Errors
+/// `EOPNOTSUPP`.
+pub(super) fn check_known(caller: Caller) -> Result<(), Errno> {
+    if caller.tid == 0 {
+        warn!("a process outside this daemon's pid namespace may not write: owners need a number");
+        return Err(Errno::OPNOTSUPP);
+    }
+    Ok(())
 }
 
 /// An open that has to be decided.

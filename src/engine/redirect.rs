@@ -80,6 +80,10 @@ impl State {
         pin: Option<Arc<Version>>,
         transaction: Option<Arc<Transaction>>,
     ) {
+        // Of another pid namespace: one number for all of them. They find the current version.
+        if caller.tid == 0 {
+            return;
+        }
         let redirect = Redirect {
             inode,
             from,
@@ -111,6 +115,9 @@ impl State {
 
     /// A thread is about to be answered `ESTALE` and will find whatever its name means by then.
     pub(super) fn send_elsewhere(&mut self, tid: u32, writer: Option<Writer>) {
+        if tid == 0 {
+            return;
+        }
         let spent = Spent {
             writer,
             found: Found::NotLooked,

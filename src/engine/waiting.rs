@@ -13,7 +13,7 @@ use crate::backing::Errno;
 use crate::leases::{Kind, Ticket, Wake};
 use crate::sync::Arc;
 use log::warn;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often waiters are asked for pending signals: W3 promises 100 ms.
 const LOOK: Duration = Duration::from_millis(40);
@@ -120,10 +120,10 @@ impl Engine {
                     .iter()
                     .map(|(ticket, parked)| (*ticket, parked.wish.caller.tid))
                     .collect();
-                let sent: Vec<(u32, bool)> = state
+                let sent: Vec<(u32, Instant)> = state
                     .redirects
                     .iter()
-                    .map(|(tid, r)| (*tid, r.since.elapsed() > COME_BACK))
+                    .map(|(tid, redirect)| (*tid, redirect.since))
                     .collect();
                 (expired, waiters, sent)
             };
@@ -198,12 +198,22 @@ impl Engine {
     }
 
     /// Takes the lease back from openers that were sent to look again and did not come.
-    fn end_lost(self: &Arc<Self>, sent: &[(u32, bool)]) {
-        for (tid, late) in sent {
+    fn end_lost(self: &Arc<Self>, sent: &[(u32, Instant)]) {
+        for (tid, since) in sent {
+            let late = since.elapsed() > COME_BACK;
             if !late && self.processes.thread(*tid).is_some_and(|t| !t.exiting) {
                 continue;
             }
-            let redirect = self.state.lock().take_redirect(*tid);
+            let redirect = {
+                let mut state = self.state.lock();
+                // It may have come back, and been sent once more.
+                let same = state.redirects.get(tid).is_some_and(|r| r.since == *since);
+                if same {
+                    state.take_redirect(*tid)
+                } else {
+                    None
+                }
+            };
             if let Some(transaction) = redirect.and_then(|r| r.transaction) {
                 self.abandon_pending(&transaction);
             }
