@@ -109,6 +109,7 @@ impl Engine {
         name: &OsStr,
     ) -> Result<Entry, Errno> {
         let parent = self.key_of(parent)?;
+        self.state.lock().walks(caller.tid);
         self.look_up_in(caller, parent, name)
             .inspect_err(|_| self.miss(caller))
     }

@@ -206,7 +206,7 @@ impl Engine {
         let returned = to_this.is_some_and(|r| r.target == node);
         // It was sent to look again, and came back to where it was without looking: through a
         // magic link (/proc/self/fd/N), which has no name. It can't be sent a second time.
-        let magic = !returned && to_this.is_some_and(|r| r.from == node && !r.looked);
+        let magic = !returned && to_this.is_some_and(|r| r.from == node && !r.walked);
         wish.spent |= redirect.is_some() && !magic;
         wish.unnamed |= magic;
         if let Some(Content::Transaction(weak)) = state.tree.node(node).map(|n| &n.content)

@@ -39,8 +39,10 @@ pub(crate) struct Redirect {
     pub pin: Option<Arc<Version>>,
     /// It holds the lease of this transaction.
     pub transaction: Option<Arc<Transaction>>,
-    /// It has looked.
+    /// It has looked, and was led.
     pub looked: bool,
+    /// It has looked for something. A magic link has nothing to look for.
+    pub walked: bool,
     /// When it was sent.
     pub since: Instant,
     names: Vec<Name>,
@@ -53,6 +55,8 @@ pub(crate) struct Spent {
     /// Who it is, if it wants to write.
     writer: Option<Writer>,
     found: Found,
+    /// It has looked for something.
+    walked: bool,
     since: Instant,
 }
 
@@ -91,6 +95,7 @@ impl State {
             pin,
             transaction,
             looked: false,
+            walked: false,
             since: Instant::now(),
             names: self.names_of(inode),
         };
@@ -108,6 +113,16 @@ impl State {
         Some(redirect)
     }
 
+    /// A thread looks for a name: it is on its way, and not by a magic link.
+    pub(super) fn walks(&mut self, tid: u32) {
+        if let Some(redirect) = self.redirects.get_mut(&tid) {
+            redirect.walked = true;
+        }
+        if let Some(spent) = self.spent.get_mut(&tid) {
+            spent.walked = true;
+        }
+    }
+
     /// Has a thread that was sent looked already? Then its next request is the OPEN.
     pub(super) fn has_looked(&self, tid: u32) -> bool {
         self.redirects.get(&tid).is_some_and(|r| r.looked)
@@ -121,6 +136,7 @@ impl State {
         let spent = Spent {
             writer,
             found: Found::NotLooked,
+            walked: false,
             since: Instant::now(),
         };
         self.spent.insert(tid, spent);
@@ -129,10 +145,10 @@ impl State {
     /// Is this OPEN the last that the kernel makes for its open(2)? And did the thread come back
     /// without having looked, by a magic link?
     pub(super) fn was_spent(&mut self, tid: u32) -> (bool, bool) {
-        match self.spent.remove(&tid).map(|spent| spent.found) {
-            Some(Found::File) => (true, false),
-            Some(Found::NotLooked) => (false, true),
-            Some(Found::Nothing) | None => (false, false),
+        match self.spent.remove(&tid).map(|s| (s.found, s.walked)) {
+            Some((Found::File, _) | (Found::NotLooked, true)) => (true, false),
+            Some((Found::NotLooked, false)) => (false, true),
+            Some((Found::Nothing, _)) | None => (false, false),
         }
     }
 
@@ -153,10 +169,11 @@ impl State {
     }
 
     /// The node id that LOOKUP gives a thread for a file.
-    pub(super) fn view(&self, tid: u32, key: Key) -> Option<NodeId> {
-        if let Some(redirect) = self.redirects.get(&tid)
+    pub(super) fn view(&mut self, tid: u32, key: Key) -> Option<NodeId> {
+        if let Some(redirect) = self.redirects.get_mut(&tid)
             && redirect.inode == key
         {
+            redirect.looked = true;
             return Some(redirect.target);
         }
         let inode = self.tree.inode(key)?;
