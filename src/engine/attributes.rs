@@ -6,12 +6,12 @@
 
 use super::lookup::{Attributes, VALID};
 use super::transaction::{Phase, Transaction};
-use super::tree::{Content, Key, NodeId};
+use super::tree::{Key, NodeId};
 use super::{Caller, Done, Engine};
 use crate::backing::dir;
 use crate::backing::shadow::Shadow;
 use crate::backing::{Errno, Stat};
-use crate::leases::{Acquire, Kind, OwnerId, Wanted};
+use crate::leases::Acquire;
 use crate::sync::Arc;
 use rustix::fs::{Gid, Timestamps, Uid};
 use std::ffi::OsStr;
@@ -56,11 +56,7 @@ impl Engine {
         let (key, reported, transaction, version, valid, provisional) = {
             let state = self.state.lock();
             let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
-            let (transaction, version) = match state.tree.node(node).map(|n| &n.content) {
-                Some(Content::Transaction(weak)) => (weak.upgrade(), None),
-                Some(Content::Version(weak)) => (None, weak.upgrade()),
-                None => (None, None),
-            };
+            let (transaction, version) = state.tree.alive(node);
             let creating = inode.transaction.clone().filter(|_| inode.is_provisional());
             // By another name, a hard link may be replaced without the kernel hearing of it.
             let calm = inode.current == node && !inode.linked;
@@ -153,11 +149,7 @@ impl Engine {
         let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
         let named = !inode.names.is_empty() || key == super::tree::ROOT;
         let creating = inode.transaction.clone().filter(|_| inode.is_provisional());
-        let (transaction, version) = match state.tree.node(node).map(|n| &n.content) {
-            Some(Content::Transaction(weak)) => (weak.upgrade(), None),
-            Some(Content::Version(weak)) => (None, weak.upgrade()),
-            None => (None, None),
-        };
+        let (transaction, version) = state.tree.alive(node);
         // Whoever changes the mode of a file being created changes that of the file to be.
         if let Some(transaction) = transaction.or(creating) {
             let inner = transaction.inner.lock();
@@ -283,14 +275,7 @@ impl Engine {
             // By a magic link, which can't be sent to another node id.
             return Err(Errno::BUSY);
         }
-        let wanted = Wanted {
-            file: Self::file_id(key),
-            owner: OwnerId(u64::from(caller.tid)),
-            kind: Kind::Writer,
-            deadline: self.now(),
-            nonblocking: true,
-        };
-        match state.leases.acquire(wanted) {
+        match self.lease_at_once(&mut state, key, caller.tid) {
             Acquire::Granted | Acquire::Joined => {
                 // As with open(2), the old version keeps its node id and the truncation gets one
                 // of its own: truncate(2) also walks the path again on ESTALE.

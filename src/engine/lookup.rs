@@ -1,7 +1,7 @@
 //! Names to node ids, and listings.
 
 use super::transaction::Transaction;
-use super::tree::{Key, NodeId, ROOT, ROOT_NODE};
+use super::tree::{Key, NodeId, ROOT};
 use super::{Caller, Engine, State};
 use crate::backing::dir::Listed;
 use crate::backing::store::DIRECTORY;
@@ -396,9 +396,4 @@ pub(super) fn show(path: Option<Vec<OsString>>) -> String {
         Some(path) => format!("/{}", path.join(OsStr::new("/")).to_string_lossy()),
         None => String::from("(no name)"),
     }
-}
-
-/// The node id of the root.
-pub const fn root() -> NodeId {
-    ROOT_NODE
 }

@@ -32,7 +32,7 @@ mod tests;
 use crate::backing::store::Store;
 use crate::backing::{Dir, Errno, Identity, identity};
 use crate::config::{Durability, Readers};
-use crate::leases::{FileId, LeaseTable, Ticket};
+use crate::leases::{Acquire, FileId, Kind, LeaseTable, OwnerId, Ticket, Wanted};
 use crate::owner::Processes;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, OnceLock, spawn_blocking};
@@ -312,11 +312,7 @@ impl Engine {
 
     /// The path of an inode within the mount, for the log.
     fn path_of(&self, key: Key) -> String {
-        let path = self.state.lock().tree.path(key);
-        match path {
-            Some(path) => format!("/{}", path.join(OsStr::new("/")).to_string_lossy()),
-            None => String::from("(no name)"),
-        }
+        lookup::show(self.state.lock().tree.path(key))
     }
 
     /// What `/proc` tells of a thread that wants to write.
@@ -340,6 +336,17 @@ impl Engine {
         let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
         self.handles.insert(number, handle);
         number
+    }
+
+    /// Asks for the lease of a file for a thread that must not wait.
+    fn lease_at_once(&self, state: &mut State, key: Key, tid: u32) -> Acquire {
+        state.leases.acquire(Wanted {
+            file: Self::file_id(key),
+            owner: OwnerId(u64::from(tid)),
+            kind: Kind::Writer,
+            deadline: self.now(),
+            nonblocking: true,
+        })
     }
 
     fn file_id(key: Key) -> FileId {

@@ -388,10 +388,7 @@ impl Engine {
         node: NodeId,
         pin: Option<Arc<Version>>,
     ) -> Result<Opened, Errno> {
-        let open = || match self.state.lock().tree.node(node).map(|n| &n.content) {
-            Some(Content::Version(weak)) => weak.upgrade(),
-            _ => None,
-        };
+        let open = || self.state.lock().tree.alive(node).1;
         let version = match pin.or_else(open) {
             Some(version) => version,
             None => {
@@ -533,13 +530,7 @@ impl Engine {
             let identity = crate::backing::identity(&stat);
             let key = state.tree.provisional(identity, parent, name);
             // A new inode: nobody else can hold it.
-            let granted = state.leases.acquire(Wanted {
-                file: Self::file_id(key),
-                owner: OwnerId(u64::from(caller.tid)),
-                kind: Kind::Writer,
-                deadline: self.now(),
-                nonblocking: true,
-            });
+            let granted = self.lease_at_once(&mut state, key, caller.tid);
             debug_assert_eq!(granted, Acquire::Granted);
             let transaction = self.begin(&mut state, key, writer, Phase::Open);
             // Before anybody can see it.

@@ -21,7 +21,7 @@ use super::transaction::{Transaction, Writer};
 use super::tree::{Key, Name, NodeId};
 use super::version::Version;
 use super::{Caller, Engine, State};
-use crate::leases::{Acquire, Kind, OwnerId, Wanted};
+use crate::leases::Acquire;
 use crate::sync::Arc;
 use std::ffi::OsStr;
 use std::time::{Duration, Instant};
@@ -249,14 +249,7 @@ impl Engine {
             spent: true,
             unnamed: false,
         };
-        let wanted = Wanted {
-            file: Self::file_id(key),
-            owner: OwnerId(u64::from(tid)),
-            kind: Kind::Writer,
-            deadline: self.now(),
-            nonblocking: true,
-        };
-        if matches!(state.leases.acquire(wanted), Acquire::Granted) {
+        if self.lease_at_once(state, key, tid) == Acquire::Granted {
             self.begin_and_redirect(state, &wish);
             state.spent.remove(&tid);
         }

@@ -167,7 +167,17 @@ impl Tree {
         self.nodes.get(&id)
     }
 
-    /// The same, to change what it stands for.
+    /// What a node id stands for, if that is still there: a transaction, or a version somebody has
+    /// open.
+    pub fn alive(&self, id: NodeId) -> (Option<Arc<Transaction>>, Option<Arc<Version>>) {
+        match self.nodes.get(&id).map(|node| &node.content) {
+            Some(Content::Transaction(weak)) => (weak.upgrade(), None),
+            Some(Content::Version(weak)) => (None, weak.upgrade()),
+            None => (None, None),
+        }
+    }
+
+    /// A node id, to change what it stands for.
     pub fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
         self.nodes.get_mut(&id)
     }
