@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Shared by scripts/mount, scripts/test, scripts/demo and scripts/bench: sourced, never run.
+# Shared by the commands of scripts/: sourced, never run.
 # The sourcing script sets ROOT (the repository) first.
 
 : "${ROOT:?the sourcing script sets ROOT}"
@@ -79,6 +79,30 @@ check_dev_fuse() {
     is_root && return
     [ -r /dev/fuse ] && [ -w /dev/fuse ] && return
     die "/dev/fuse is closed to you: run 'chmod 666 /dev/fuse' as root (udev does this on most machines), or run this as root"
+}
+
+# make_test_user: exports LATCHFS_TEST_USER, the ordinary user of the tests, made where missing. Root only.
+make_test_user() {
+    LATCHFS_TEST_USER=${LATCHFS_TEST_USER:-latchfs-test}
+    id -u "$LATCHFS_TEST_USER" >/dev/null 2>&1 ||
+        useradd --system --create-home --shell /bin/bash "$LATCHFS_TEST_USER" ||
+        die "cannot create the user $LATCHFS_TEST_USER"
+    export LATCHFS_TEST_USER
+}
+
+# mount_fusectl: /sys/fs/fuse/connections, through which a mount that hangs is ended.
+mount_fusectl() {
+    ! grep -q ' /sys/fs/fuse/connections ' /proc/self/mountinfo || return 0
+    is_root || die "/sys/fs/fuse/connections is not mounted: run, as root, mount -t fusectl none /sys/fs/fuse/connections"
+    mount -t fusectl none /sys/fs/fuse/connections || die "cannot mount fusectl"
+}
+
+# open_dev_fuse: has root give /dev/fuse to users, as Debian's udev rule does, and make /etc/fuse.conf.
+open_dev_fuse() {
+    is_root || return 0
+    [ -e /dev/fuse ] || modprobe fuse 2>/dev/null || true
+    [ ! -c /dev/fuse ] || [ "$(stat -c %a /dev/fuse)" = 666 ] || chmod 666 /dev/fuse
+    [ -e /etc/fuse.conf ] || printf '# See mount.fuse3(8).\n#user_allow_other\n' >/etc/fuse.conf
 }
 
 # disk_tmp: a directory for temporary files that is not in memory, so that fsync means something.
