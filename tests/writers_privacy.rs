@@ -292,3 +292,29 @@ fn a_rolled_back_creation_alone_leaves_nothing() {
         assert_eq!(mount.read_behind("new"), "");
     });
 }
+
+#[test]
+fn a_file_created_by_an_open_for_reading_is_there_at_once() {
+    as_each_user(|mount| {
+        let holder = mount.spawn_python(
+            r#"
+f = os.open("lock", os.O_RDONLY | os.O_CREAT, 0o200)
+say(oct(os.fstat(f).st_mode), os.read(f, 10))
+hear()
+"#,
+        );
+        holder.expect("0o100200 b''");
+        assert_eq!(mount.bash("stat -c '%a %s' ../backing/lock"), "200 0\n");
+        // Nobody has to wait for it.
+        mount.bash("chmod 600 lock; timeout 20 cat lock; echo pid > lock");
+        assert_eq!(mount.read_behind("lock"), "pid\n");
+        let said = mount.python(
+            r#"
+try: os.open("lock", os.O_RDONLY | os.O_CREAT | os.O_EXCL)
+except FileExistsError: say("exists")
+say(os.read(os.open("lock", os.O_RDONLY | os.O_CREAT), 10))
+"#,
+        );
+        assert_eq!(said, "exists\nb'pid\\n'\n");
+    });
+}

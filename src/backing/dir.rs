@@ -108,6 +108,16 @@ impl Dir {
         Ok(File::from(fd))
     }
 
+    /// Makes an empty regular file, open for reading whatever its mode.
+    ///
+    /// # Errors
+    /// `EEXIST`.
+    pub fn create_file(&self, name: &OsStr, mode: u32) -> Result<File, Errno> {
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(mode as RawMode);
+        Ok(File::from(rustix::fs::openat(self, name, flags, mode)?))
+    }
+
     /// Everything in it but `.` and `..`.
     pub fn list(&self) -> Result<Vec<Listed>, Errno> {
         let fd = self.readable()?;

@@ -194,7 +194,7 @@ impl Engine {
         let kind = FileType::from_raw_mode(stat.st_mode);
         let mut state = self.state.lock();
         let key = state.tree.found(identity(&stat), kind, parent, name);
-        let linked = kind == FileType::RegularFile && stat.st_nlink > 1;
+        let linked = kind != FileType::Directory && stat.st_nlink > 1;
         if let Some(inode) = state.tree.inode_mut(key) {
             inode.linked = linked;
         }

@@ -1,7 +1,7 @@
 //! mkdir, mknod and symlink, and whom what is made belongs to.
 
 use super::lookup::{Entry, claim};
-use super::tree::NodeId;
+use super::tree::{Key, NodeId};
 use super::{Caller, Engine};
 use crate::backing::{Dir, Errno};
 use rustix::fs::FileType;
@@ -17,6 +17,7 @@ impl Engine {
         name: &OsStr,
         mode: u32,
     ) -> Result<Entry, Errno> {
+        let parent = self.key_of(parent)?;
         self.make(caller, parent, name, |dir| dir.make_dir(name, mode), mode)
     }
 
@@ -29,6 +30,7 @@ impl Engine {
         mode: u32,
         rdev: u64,
     ) -> Result<Entry, Errno> {
+        let parent = self.key_of(parent)?;
         let make = |dir: &Dir| dir.make_node(name, mode, rdev);
         self.make(caller, parent, name, make, mode)
     }
@@ -41,25 +43,24 @@ impl Engine {
         name: &OsStr,
         target: &Path,
     ) -> Result<Entry, Errno> {
-        self.make(
-            caller,
-            parent,
-            name,
-            |dir| dir.make_symlink(name, target),
-            0,
-        )
+        let parent = self.key_of(parent)?;
+        let make = |dir: &Dir| dir.make_symlink(name, target);
+        self.make(caller, parent, name, make, 0)
     }
 
-    fn make(
+    /// Makes something of a name that is free, and claims its node id.
+    ///
+    /// # Errors
+    /// `EEXIST`; what BACKING says.
+    pub(super) fn make(
         &self,
         caller: Caller,
-        parent: NodeId,
+        parent: Key,
         name: &OsStr,
         make: impl FnOnce(&Dir) -> Result<(), Errno>,
         mode: u32,
     ) -> Result<Entry, Errno> {
         self.store()?;
-        let parent = self.key_of(parent)?;
         self.check_visible(parent, name)?;
         let names = self.names.exclusive([parent]);
         if self.is_provisional(parent, name) {

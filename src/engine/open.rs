@@ -496,7 +496,6 @@ impl Engine {
             self.abandon_pending(&transaction);
         }
         self.check_visible(parent, name)?;
-        let _names = self.names.exclusive([parent]);
         let taken = match (flags.exclusive, spent) {
             (true, _) => Errno::EXIST,
             (false, false) => Errno::STALE,
@@ -509,6 +508,14 @@ impl Engine {
             }
             taken
         };
+        if !flags.write {
+            let made = self.create_to_read(caller, parent, name, mode);
+            return made.map_err(|errno| match errno {
+                Errno::EXIST => sent_elsewhere(),
+                other => other,
+            });
+        }
+        let _names = self.names.exclusive([parent]);
         if self.is_provisional(parent, name) {
             return Err(sent_elsewhere());
         }
@@ -548,6 +555,40 @@ impl Engine {
         let entry = Entry::private(&transaction, stat);
         let handle = self.add_handle(Handle::transaction(transaction, flags.write, true));
         let on = OpenedOn::Transaction { flush: true };
+        Ok((entry, Opened { handle, on }))
+    }
+
+    /// The same for a handle that can't write: there is nothing to wait for, so the file is there
+    /// at once, and empty. A lock file that is only ever locked is made so (flock(1)).
+    fn create_to_read(
+        &self,
+        caller: Caller,
+        parent: Key,
+        name: &OsStr,
+        mode: u32,
+    ) -> Result<(Entry, Opened), Errno> {
+        let mut file = None;
+        let make = |dir: &crate::backing::Dir| {
+            file = Some(dir.create_file(name, mode)?);
+            Ok(())
+        };
+        let entry = self.make(caller, parent, name, make, mode)?;
+        let created = file.map(|file| Version::new(Arc::new(file), false));
+        let version = {
+            let mut state = self.state.lock();
+            let open = state.tree.alive(entry.node).1;
+            match (open, created, state.tree.node_mut(entry.node)) {
+                (Some(open), ..) => Ok(open),
+                (None, Some(created), Some(node)) => {
+                    node.content = Content::Version(Arc::downgrade(&created));
+                    Ok(created)
+                }
+                _ => Err(Errno::STALE),
+            }
+        };
+        let version = version.inspect_err(|_| self.forget(entry.node, 1))?;
+        let handle = self.add_handle(Handle::reader(version.clone()));
+        let on = OpenedOn::Version(version);
         Ok((entry, Opened { handle, on }))
     }
 }

@@ -23,7 +23,7 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 use log::{debug, info, trace};
-use opened::{private_flags, send_opened};
+use opened::{created_flags, send_opened};
 use rustix::fs::FileType;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -313,7 +313,7 @@ impl fuser::Filesystem for Adapter {
         let caller = caller(request);
         match self.engine.create(caller, node(parent), name, mode, flags) {
             Ok((entry, opened)) => {
-                if !answer.created(&entry, opened.handle, private_flags(true)) {
+                if !answer.created(&entry, opened.handle, created_flags(&opened.on)) {
                     self.engine.release(opened.handle);
                     self.engine.forget(entry.node, 1);
                 }

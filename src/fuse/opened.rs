@@ -41,11 +41,21 @@ pub(super) fn send_opened(
 
 /// How the kernel is to use a handle of a transaction: every read and write comes here, so that
 /// every error of one is seen. `flush`: its closes matter.
-pub(super) fn private_flags(flush: bool) -> FopenFlags {
+fn private_flags(flush: bool) -> FopenFlags {
     if flush {
         FopenFlags::FOPEN_DIRECT_IO
     } else {
         FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
+    }
+}
+
+/// How the kernel is to use the handle that an answer to CREATE carries. Of a version, too, every
+/// read comes here: others may open it before the creator's open(2) is over, and neither caching
+/// nor passthrough would then be the one way that they have to share.
+pub(super) fn created_flags(on: &OpenedOn) -> FopenFlags {
+    match on {
+        OpenedOn::Transaction { flush } => private_flags(*flush),
+        OpenedOn::Version(_) => private_flags(false),
     }
 }
 
