@@ -8,10 +8,12 @@ use latchfs::backing::Dir;
 use latchfs::backing::store::Store;
 use latchfs::config::{Durability, Readers};
 use latchfs::engine::attributes::Change;
+use latchfs::engine::io::Placement;
 use latchfs::engine::open::{OpenFlags, Opened};
 use latchfs::engine::tree::{NodeId, ROOT_NODE};
 use latchfs::engine::{Caller, Engine, Settings};
 use latchfs::owner::{Exit, ProcessWatch, Processes, Search, Thread};
+use latchfs::rules::Rules;
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -67,6 +69,7 @@ fn engine(dir: &std::path::Path, durability: Durability) -> Arc<Engine> {
         lock_timeout: Duration::from_secs(10),
         readers: Readers::Wait,
         durability,
+        rules: Rules::default(),
     };
     Engine::new(root, Some(store), settings, Box::new(Scripted)).expect("an engine")
 }
@@ -136,7 +139,8 @@ fn benches(criterion: &mut Criterion) {
     let update = |engine: &Arc<Engine>| {
         let (opened, nodes) = open(engine, name, libc::O_WRONLY | libc::O_TRUNC);
         let data = [b'y'; 4096];
-        wait(|done| engine.write(CALLER, opened.handle, 0, &data, false, done)).expect("written");
+        wait(|done| engine.write(CALLER, opened.handle, Placement::default(), &data, done))
+            .expect("written");
         close(engine, &opened, nodes);
     };
     criterion.bench_function("commit of 4 KiB, durability none", |b| {

@@ -5,6 +5,7 @@
 //! - [`cli`]: the command line.
 //! - [`fuse`]: one thin method per FUSE request.
 //! - [`engine`]: versions, node ids, transactions, commits; the rules of docs/semantics.md.
+//! - [`rules`]: which files get what.
 //! - [`leases`]: who may write and who waits: pure. [`owner`]: what `/proc` tells of a thread.
 //!   [`backing`]: every system call on the directory that is mirrored.
 
@@ -15,4 +16,5 @@ pub mod engine;
 pub mod fuse;
 pub mod leases;
 pub mod owner;
+pub mod rules;
 pub mod sync;

@@ -108,13 +108,13 @@ impl Dir {
         Ok(File::from(fd))
     }
 
-    /// Makes an empty regular file, open for reading whatever its mode.
+    /// Makes a regular file in it.
     ///
     /// # Errors
-    /// `EEXIST`.
-    pub fn create_file(&self, name: &OsStr, mode: u32) -> Result<File, Errno> {
-        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(mode as RawMode);
+    /// `EEXIST` if the name is not free, also if it is a symbolic link.
+    pub fn create_file(&self, name: &OsStr, access: OFlags, mode: u32) -> Result<File, Errno> {
+        let flags = access | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::LARGEFILE;
+        let mode = Mode::from_raw_mode(mode as RawMode & 0o7777);
         Ok(File::from(rustix::fs::openat(self, name, flags, mode)?))
     }
 
@@ -220,6 +220,13 @@ impl Dir {
     pub fn set_times(&self, name: &OsStr, times: &Timestamps) -> Result<(), Errno> {
         rustix::fs::utimensat(self, name, times, AtFlags::SYMLINK_NOFOLLOW)
     }
+}
+
+/// Opens a file that is held open once more, with other access.
+pub fn open_again(fd: impl AsFd, access: OFlags) -> Result<File, Errno> {
+    let path = proc_path(std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()));
+    let flags = access | OFlags::CLOEXEC | OFlags::LARGEFILE;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
 /// chmod(2) of a file held open (also by `O_PATH`).

@@ -199,6 +199,17 @@ impl Engine {
             let result = self.change_attributes(node, &change);
             return done(result.and_then(|()| self.attributes(node)));
         };
+        match self.direct_to_truncate(caller, node, change.handle) {
+            Ok(None) => {}
+            Ok(Some(file)) => {
+                return self.spawn(move |engine| {
+                    let truncated = super::direct::truncate(&file, size, caller);
+                    let changed = truncated.and_then(|()| engine.change_attributes(node, &change));
+                    done(changed.and_then(|()| engine.attributes(node)));
+                });
+            }
+            Err(errno) => return done(Err(errno)),
+        }
         let mut left_behind = None;
         let truncation = self.truncation(caller, node, change.handle, &mut left_behind);
         if let Some(transaction) = left_behind {

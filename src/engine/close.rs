@@ -6,6 +6,7 @@
 //! RELEASE commits what is left: what a mapping wrote after close(), or when two last holders
 //! closed at the same moment and each saw the other.
 
+use super::direct::DirectFile;
 use super::io::Handle;
 use super::transaction::{Continuation, Detached, Inner, Phase, Transaction};
 use super::{Caller, Done, Engine};
@@ -256,16 +257,23 @@ impl Engine {
     /// # Errors
     /// As close(2).
     pub fn sync(self: &Arc<Self>, handle: u64, done: Done<()>) {
+        enum Kept {
+            Transaction(Arc<Transaction>),
+            Direct(Arc<DirectFile>),
+            Version,
+        }
         let open = self.handles.get(&handle).map(|handle| match &*handle {
-            Handle::Transaction { transaction, .. } => Some(transaction.clone()),
-            _ => None,
+            Handle::Transaction { transaction, .. } => Kept::Transaction(transaction.clone()),
+            Handle::Direct(direct) => Kept::Direct(direct.clone()),
+            Handle::Reader { .. } | Handle::Directory(_) => Kept::Version,
         });
         match open {
-            Some(Some(transaction)) => {
+            Some(Kept::Transaction(transaction)) => {
                 self.spawn(move |engine| engine.commit_so_far(&transaction, done));
             }
+            Some(Kept::Direct(direct)) => self.sync_direct(direct, done),
             // A committed version is as durable as the mount makes versions.
-            Some(None) => done(Ok(())),
+            Some(Kept::Version) => done(Ok(())),
             None => done(Err(Errno::BADF)),
         }
     }

@@ -1,12 +1,13 @@
 //! Read, write and their kin on open handles.
 
+use super::direct::{DirectFile, clear_privileges};
 use super::lookup::Listing;
 use super::transaction::{Phase, Transaction};
 use super::version::{KernelFile, Version};
 use super::{Caller, Done, Engine};
 use crate::backing::Errno;
 use crate::backing::shadow::{self, Shadow, errno};
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, OnceLock};
 use log::warn;
 use rustix::fs::{FallocateFlags, SeekFrom};
@@ -38,6 +39,8 @@ pub enum Handle {
         /// Its closes are not told of, or one has been.
         flushed: AtomicBool,
     },
+    /// Of a file of BACKING itself.
+    Direct(Arc<DirectFile>),
     /// Of a directory.
     Directory(Arc<Listing>),
 }
@@ -65,6 +68,24 @@ impl Handle {
 enum Target {
     Version(Arc<File>),
     Transaction(Arc<Transaction>, bool),
+    Direct(Arc<DirectFile>),
+}
+
+/// What may be written through a handle.
+enum Written {
+    Transaction(Arc<Transaction>),
+    Direct(Arc<DirectFile>),
+}
+
+/// Where the bytes of a write(2) go, and how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Placement {
+    /// Where, in bytes from the start.
+    pub offset: u64,
+    /// The handle has `O_APPEND`: at the end of the file, wherever that is.
+    pub append: bool,
+    /// The kernel wants set-user-id and capabilities gone.
+    pub drop_privileges: bool,
 }
 
 impl Engine {
@@ -76,14 +97,16 @@ impl Engine {
                 writable,
                 ..
             }) => Ok(Target::Transaction(transaction.clone(), *writable)),
+            Some(Handle::Direct(direct)) => Ok(Target::Direct(direct.clone())),
             _ => Err(Errno::BADF),
         }
     }
 
-    /// The transaction of a handle that may be written.
-    fn written(&self, handle: u64) -> Result<Arc<Transaction>, Errno> {
+    /// What a handle writes, if it may.
+    fn written(&self, handle: u64) -> Result<Written, Errno> {
         match self.target(handle)? {
-            Target::Transaction(transaction, true) => Ok(transaction),
+            Target::Transaction(transaction, true) => Ok(Written::Transaction(transaction)),
+            Target::Direct(direct) if direct.writable => Ok(Written::Direct(direct)),
             _ => Err(Errno::BADF),
         }
     }
@@ -92,6 +115,7 @@ impl Engine {
     fn readable(&self, handle: u64) -> Result<Option<Arc<File>>, Errno> {
         Ok(match self.target(handle)? {
             Target::Version(file) => Some(file),
+            Target::Direct(direct) => Some(direct.file.clone()),
             Target::Transaction(transaction, _) => transaction.inner.lock().content(),
         })
     }
@@ -130,7 +154,7 @@ impl Engine {
         }
     }
 
-    /// write(2). `drop_privileges`: the kernel wants set-user-id and capabilities gone.
+    /// write(2).
     ///
     /// # Errors
     /// `ENOSPC`, `EDQUOT`, `EIO`: after any of them the transaction can't be committed (W8).
@@ -138,21 +162,30 @@ impl Engine {
         self: &Arc<Self>,
         caller: Caller,
         handle: u64,
-        offset: u64,
+        placement: Placement,
         data: &[u8],
-        drop_privileges: bool,
         done: Done<u32>,
     ) {
         let transaction = match self.written(handle) {
-            Ok(transaction) => transaction,
+            Ok(Written::Transaction(transaction)) => transaction,
+            Ok(Written::Direct(direct)) => {
+                let before = direct
+                    .written
+                    .fetch_add(data.len() as u64, Ordering::Relaxed);
+                if before < WRITE_INLINE {
+                    return done(self.write_direct(&direct, placement, data));
+                }
+                let data = data.to_vec();
+                return self
+                    .spawn(move |engine| done(engine.write_direct(&direct, placement, &data)));
+            }
             Err(errno) => return done(Err(errno)),
         };
         let process = self.process_of(&transaction, caller);
         let write = Write {
             tid: caller.tid,
             process,
-            offset,
-            drop_privileges,
+            placement,
         };
         if self.is_quick(&transaction) {
             return done(self.write_to(&transaction, &write, data));
@@ -197,11 +230,12 @@ impl Engine {
         data: &[u8],
     ) -> Result<u32, Errno> {
         let result = self.modify(transaction, |shadow| {
-            if write.drop_privileges {
+            if write.placement.drop_privileges {
                 transaction.inner.lock().drop_privileges()?;
             }
             let file = shadow.file();
-            file.write_all_at(data, write.offset).map_err(errno)
+            file.write_all_at(data, write.placement.offset)
+                .map_err(errno)
         });
         let mut inner = transaction.inner.lock();
         match write.process {
@@ -364,12 +398,20 @@ impl Engine {
         mode: i32,
         done: Done<()>,
     ) {
-        let transaction = match self.written(handle) {
-            Ok(transaction) => transaction,
+        let written = match self.written(handle) {
+            Ok(written) => written,
             Err(errno) => return done(Err(errno)),
         };
         let mode = FallocateFlags::from_bits_retain(mode as u32);
         self.spawn(move |engine| {
+            let transaction = match written {
+                Written::Transaction(transaction) => transaction,
+                Written::Direct(direct) => {
+                    let cleared = clear_privileges(&direct.file, caller);
+                    let allocate = |()| rustix::fs::fallocate(&direct.file, mode, offset, length);
+                    return done(cleared.and_then(allocate));
+                }
+            };
             let result = engine.modify(&transaction, |shadow| {
                 if caller.uid != 0 {
                     transaction.inner.lock().drop_privileges()?;
@@ -414,28 +456,36 @@ impl Engine {
         let both = self
             .readable(from)
             .and_then(|file| Ok((file, self.written(to)?)));
-        let (source, transaction) = match both {
-            Ok((Some(source), transaction)) => (source, transaction),
+        let (source, written) = match both {
+            Ok((Some(source), written)) => (source, written),
             Ok((None, _)) => return done(Ok(0)),
             Err(errno) => return done(Err(errno)),
         };
-        let process = self.process_of(&transaction, caller);
         // The answer has 32 bits.
         let length = usize::try_from(length.min(1 << 30)).unwrap_or(1 << 30);
+        let copy = move |to: &File| {
+            let (mut off_in, mut off_out) = (from_offset, to_offset);
+            let (off_in, off_out) = (Some(&mut off_in), Some(&mut off_out));
+            rustix::fs::copy_file_range(&source, off_in, to, off_out, length)
+        };
+        let transaction = match written {
+            Written::Transaction(transaction) => transaction,
+            Written::Direct(direct) => {
+                return self.spawn(move |_| {
+                    let cleared = clear_privileges(&direct.file, caller);
+                    let copied = cleared.and_then(|()| copy(&direct.file));
+                    done(copied.map(|copied| copied as u32));
+                });
+            }
+        };
+        let process = self.process_of(&transaction, caller);
         self.spawn(move |engine| {
             let mut copied = 0;
             let result = engine.modify(&transaction, |shadow| {
                 if caller.uid != 0 {
                     transaction.inner.lock().drop_privileges()?;
                 }
-                let (mut off_in, mut off_out) = (from_offset, to_offset);
-                copied = rustix::fs::copy_file_range(
-                    &source,
-                    Some(&mut off_in),
-                    shadow.file(),
-                    Some(&mut off_out),
-                    length,
-                )?;
+                copied = copy(shadow.file())?;
                 Ok(())
             });
             if copied > 0 {
@@ -501,12 +551,11 @@ fn spoils(errno: Errno) -> bool {
     )
 }
 
-/// Who writes where.
+/// Who writes where, to a transaction.
 struct Write {
     tid: u32,
     process: Option<u32>,
-    offset: u64,
-    drop_privileges: bool,
+    placement: Placement,
 }
 
 /// The length of a file in bytes.

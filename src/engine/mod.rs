@@ -6,7 +6,7 @@
 //! - [`tree`]: inodes, names and node ids. [`version`], [`transaction`]: the two kinds of content.
 //! - [`open`]: who may open what now, who waits, who is sent to look again. [`redirect`]: those who
 //!   were sent, and how they are led. [`waiting`]: the waiters, and the thread that looks after them.
-//! - [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
+//! - [`direct`]: files without versions. [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
 //! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not.
 //! - [`lookup`]: names to node ids, listings. [`names`]: rename, unlink and link.
 //!   [`make`]: mkdir, mknod, symlink.
@@ -14,6 +14,7 @@
 pub mod attributes;
 pub mod close;
 pub mod commit;
+mod direct;
 pub mod io;
 pub mod lookup;
 pub mod make;
@@ -34,6 +35,7 @@ use crate::backing::{Dir, Errno, Identity, identity};
 use crate::config::{Durability, Readers};
 use crate::leases::{Acquire, FileId, Kind, LeaseTable, OwnerId, Ticket, Wanted};
 use crate::owner::Processes;
+use crate::rules::Rules;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, OnceLock, spawn_blocking};
 use dashmap::DashMap;
@@ -75,6 +77,8 @@ pub struct Settings {
     pub readers: Readers,
     /// How much a commit waits for the disk.
     pub durability: Durability,
+    /// Which files have versions, and which are used directly.
+    pub rules: Rules,
 }
 
 /// Everything that decides who gets what, under one lock, held for memory operations only.

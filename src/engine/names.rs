@@ -328,6 +328,17 @@ impl Engine {
                 let engine = self.clone();
                 commit.after_commit(move |_| engine.rename(caller, rename, done));
             }
+            None if self
+                .makes_a_version((parent, &rename.name), (new_parent, &rename.new_name)) =>
+            {
+                // It waits for the disk.
+                self.spawn(move |engine| {
+                    let synced = engine.sync_file_at(parent, &rename.name);
+                    let renamed = synced
+                        .and_then(|()| engine.rename_now(caller, parent, new_parent, &rename));
+                    done(renamed.and_then(|()| engine.sync_entries(new_parent)));
+                });
+            }
             None => done(self.rename_now(caller, parent, new_parent, &rename)),
         }
     }

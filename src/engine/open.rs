@@ -12,6 +12,7 @@ use crate::backing::Errno;
 use crate::backing::shadow::Shadow;
 use crate::config::Readers;
 use crate::leases::{Acquire, Kind, OwnerId, Wanted};
+use crate::rules::Policy;
 use crate::sync::Arc;
 use log::warn;
 use rustix::fs::OFlags;
@@ -63,6 +64,8 @@ pub struct Opened {
 /// What a handle is open on.
 #[derive(Debug)]
 pub enum OpenedOn {
+    /// A file of BACKING itself: every read and write comes to the engine.
+    Backing,
     /// A committed version: immutable, so the kernel may cache it, or read it by itself.
     Version(Arc<Version>),
     /// A transaction: every read and write comes to the engine.
@@ -80,6 +83,8 @@ enum Decision {
     Join(Arc<Transaction>),
     /// It opens the version it came for, held open for it if it was sent there.
     Serve(Option<Arc<Version>>),
+    /// It opens the file of BACKING itself.
+    Direct,
     /// It is to be sent to the current version.
     Update,
     /// It comes again when this commit is over.
@@ -160,6 +165,7 @@ impl Engine {
             }
             Decision::Fail(errno) => Err(errno),
             Decision::Join(transaction) => self.join(&transaction, &wish),
+            Decision::Direct => self.open_direct(&wish),
             Decision::Serve(pin) => self.serve_or_send(&wish, pin),
             Decision::Update => Err(self.send_to_current(&wish)),
         };
@@ -217,10 +223,22 @@ impl Engine {
             // descriptor they inherited, like a child that opens /dev/stdout.
             return Decision::Join(transaction);
         }
+        let settled = state
+            .tree
+            .inode(key)
+            .is_some_and(|i| i.transaction.is_none());
+        let direct = settled && self.settle_policy(state, key) == Policy::Direct;
         let Some(inode) = state.tree.inode(key) else {
             return Decision::Fail(Errno::STALE);
         };
         let current = inode.current;
+        if direct && current == node {
+            return Decision::Direct;
+        }
+        if direct && !magic {
+            state.redirect(caller, key, node, current, None, None);
+            return Decision::Fail(Errno::STALE);
+        }
         let (provisional, rewriting) = (inode.is_provisional(), inode.rewriting);
         let in_flight = inode.transaction.clone();
         let mine = in_flight
@@ -508,7 +526,8 @@ impl Engine {
             }
             taken
         };
-        if !flags.write {
+        let direct = self.policy_at(parent, name) == Policy::Direct;
+        if !flags.write && !direct {
             let made = self.create_to_read(caller, parent, name, mode);
             return made.map_err(|errno| match errno {
                 Errno::EXIST => sent_elsewhere(),
@@ -524,6 +543,12 @@ impl Engine {
             Err(Errno::NOENT) => {}
             Ok(_) => return Err(sent_elsewhere()),
             Err(e) => return Err(e),
+        }
+        if direct {
+            return match self.create_direct(caller, (parent, &dir), name, mode, flags) {
+                Err(Errno::EXIST) => Err(sent_elsewhere()),
+                other => other,
+            };
         }
         let shadow = Shadow::create(&dir, store, mode)?;
         self.give_to(shadow.file(), &dir, caller)?;
@@ -569,7 +594,7 @@ impl Engine {
     ) -> Result<(Entry, Opened), Errno> {
         let mut file = None;
         let make = |dir: &crate::backing::Dir| {
-            file = Some(dir.create_file(name, mode)?);
+            file = Some(dir.create_file(name, OFlags::RDONLY, mode)?);
             Ok(())
         };
         let entry = self.make(caller, parent, name, make, mode)?;

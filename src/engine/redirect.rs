@@ -22,6 +22,7 @@ use super::tree::{Key, Name, NodeId};
 use super::version::Version;
 use super::{Caller, Engine, State};
 use crate::leases::Acquire;
+use crate::rules::Policy;
 use crate::sync::Arc;
 use std::ffi::OsStr;
 use std::time::{Duration, Instant};
@@ -237,7 +238,7 @@ impl Engine {
         let Some(writer) = spent.writer.clone() else {
             return left_behind;
         };
-        if inode.transaction.is_some() {
+        if inode.transaction.is_some() || self.policy_of(state, key) == Policy::Direct {
             return left_behind;
         }
         let wish = Wish {

@@ -1,6 +1,7 @@
 //! The engine driven without a kernel: requests as FUSE would send them, processes from a script.
 
 use super::attributes::Change;
+use super::io::Placement;
 use super::lookup::Entry;
 use super::names::Rename;
 use super::open::{OpenFlags, Opened};
@@ -10,6 +11,7 @@ use crate::backing::store::Store;
 use crate::backing::{Dir, Errno};
 use crate::config::{Durability, Readers};
 use crate::owner::{Exit, ProcessWatch, Processes, Search, Thread};
+use crate::rules::Rules;
 use crate::sync::{Arc, Mutex};
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -93,6 +95,7 @@ impl Bench {
             lock_timeout: DEADLINE,
             readers: Readers::Wait,
             durability: Durability::None,
+            rules: Rules::default(),
         };
         let script = Scripted::default();
         let engine = Engine::new(root, Some(store), settings, Box::new(script.clone()));
@@ -150,7 +153,7 @@ impl Bench {
         let (done, answer) = answer();
         let data = data.as_bytes();
         self.engine
-            .write(caller(tid), opened.handle, 0, data, false, done);
+            .write(caller(tid), opened.handle, Placement::default(), data, done);
         got(&answer)
     }
 

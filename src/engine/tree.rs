@@ -328,6 +328,17 @@ impl Tree {
         self.next_number
     }
 
+    /// Gives an inode a fresh node id, for whoever looks it up from now on.
+    pub fn renew(&mut self, key: Key) {
+        let fresh = NodeId(self.fresh());
+        let Some(inode) = self.inodes.get_mut(&key) else {
+            return;
+        };
+        let previous = std::mem::replace(&mut inode.current, fresh);
+        self.add_node(fresh, key, Content::Version(Weak::new()));
+        self.drop_node_if_unused(previous);
+    }
+
     /// A new version was published: the inode is now another file of BACKING. Whoever looks it up
     /// from now on gets a fresh node id, unless the file had no version before.
     pub fn published(&mut self, key: Key, identity: Identity, version: &Arc<Version>) {

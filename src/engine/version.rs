@@ -1,5 +1,6 @@
 //! A committed version that somebody has open.
 
+use crate::rules::Policy;
 use crate::sync::{Arc, Mutex, RwLock, Weak};
 use std::any::Any;
 use std::fs::File;
@@ -21,7 +22,7 @@ pub enum Reading {
     Cached,
 }
 
-/// A committed version, immutable, held open by its handles.
+/// A committed version, immutable, held open by its handles; or a file that is used directly.
 #[derive(Debug)]
 pub struct Version {
     /// Behind a lock only for the commit that rewrites an inode in place: it gives the readers of
@@ -29,6 +30,8 @@ pub struct Version {
     file: RwLock<Arc<File>>,
     /// How the kernel reads it.
     pub reading: Mutex<Reading>,
+    /// Is it a version, or the file itself?
+    pub policy: Policy,
 }
 
 impl Version {
@@ -43,6 +46,16 @@ impl Version {
         Arc::new(Self {
             file: RwLock::new(file),
             reading: Mutex::new(reading),
+            policy: Policy::Atomic,
+        })
+    }
+
+    /// A file of BACKING that is used directly: every read and write is a request.
+    pub fn direct(file: Arc<File>) -> Arc<Self> {
+        Arc::new(Self {
+            file: RwLock::new(file),
+            reading: Mutex::new(Reading::Cached),
+            policy: Policy::Direct,
         })
     }
 

@@ -9,6 +9,7 @@ mod wire;
 use crate::backing::Errno;
 use crate::engine::Engine;
 use crate::engine::attributes::Change;
+use crate::engine::io::Placement;
 use crate::engine::lookup::{Entry, ListedEntry};
 use crate::engine::names::Rename;
 use crate::engine::open::{OpenFlags, Opened};
@@ -348,18 +349,21 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: FuseOpenFlags,
+        flags: FuseOpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let drop_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let placement = Placement {
+            offset,
+            append: flags.0 & libc::O_APPEND != 0,
+            drop_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        };
         let done = Box::new(move |result: Result<u32, Errno>| match result {
             Ok(written) => reply.written(written),
             Err(errno) => reply.error(fuse_errno(errno)),
         });
         let caller = caller(request);
-        self.engine
-            .write(caller, fh.0, offset, data, drop_privileges, done);
+        self.engine.write(caller, fh.0, placement, data, done);
     }
 
     fn flush(

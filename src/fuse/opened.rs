@@ -24,6 +24,7 @@ pub(super) fn send_opened(
     let handle = FileHandle(opened.handle);
     let version = match opened.on {
         OpenedOn::Transaction { flush } => return reply.opened(handle, private_flags(flush)),
+        OpenedOn::Backing => return reply.opened(handle, private_flags(true)),
         OpenedOn::Version(version) => version,
     };
     match backing_id(&version, &reply, passthrough) {
@@ -39,7 +40,7 @@ pub(super) fn send_opened(
     }
 }
 
-/// How the kernel is to use a handle of a transaction: every read and write comes here, so that
+/// How the kernel is to use a handle of a transaction, or of a direct file: every read and write comes here, so that
 /// every error of one is seen. `flush`: its closes matter.
 fn private_flags(flush: bool) -> FopenFlags {
     if flush {
@@ -55,6 +56,7 @@ fn private_flags(flush: bool) -> FopenFlags {
 pub(super) fn created_flags(on: &OpenedOn) -> FopenFlags {
     match on {
         OpenedOn::Transaction { flush } => private_flags(*flush),
+        OpenedOn::Backing => private_flags(true),
         OpenedOn::Version(_) => private_flags(false),
     }
 }

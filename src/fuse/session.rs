@@ -8,6 +8,7 @@ use crate::backing::{Dir, Errno};
 use crate::config::MountConfig;
 use crate::engine::{Engine, Settings};
 use crate::owner::Proc;
+use crate::rules::Rules;
 use crate::sync::{Arc, OnceLock};
 use fuser::{Config, MountOption, Session, SessionACL};
 use log::{error, info, warn};
@@ -88,6 +89,7 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
         lock_timeout: below_kernel_timeout(config.lock_timeout),
         readers: config.readers,
         durability: config.durability,
+        rules: Rules::default(),
     };
     let engine = Engine::new(root, store, settings, Box::new(Proc)).map_err(backing)?;
     let (events, inbox) = channel();

@@ -4,6 +4,7 @@ use crate::common::{User, as_each_user, kill, mount, options, text, wait_until};
 use crate::scene::{Scene, source_of};
 use std::fs;
 use std::io::Read;
+use std::path::Path;
 use std::process::Stdio;
 
 const BOTH: [User; 2] = [User::Root, User::Ordinary];
@@ -38,11 +39,13 @@ fn the_daemon_leaves_the_directory_and_the_terminal_it_was_started_in() {
         let proc = std::path::PathBuf::from(format!("/proc/{daemon}"));
         assert_eq!(
             fs::read_link(proc.join("cwd")).expect("cwd"),
-            std::path::Path::new("/")
+            Path::new("/")
         );
         for fd in ["fd/0", "fd/1", "fd/2"] {
-            let target = fs::read_link(proc.join(fd)).expect("a descriptor");
-            assert_eq!(target, std::path::Path::new("/dev/null"), "{fd}");
+            // The first process is told that the mount is ready just before.
+            wait_until(&format!("{fd} to be /dev/null"), || {
+                fs::read_link(proc.join(fd)).is_ok_and(|to| to == Path::new("/dev/null"))
+            });
         }
         let stat = fs::read_to_string(proc.join("stat")).expect("stat");
         let fields: Vec<&str> = stat

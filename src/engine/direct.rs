@@ -1,0 +1,314 @@
+//! Files with the policy `direct`: opened as they are in BACKING, without versions and turns.
+//!
+//! A node id is used either for versions or directly. A file whose policy changes while somebody
+//! has it open (it was renamed) gets a fresh node id for those who open it from then on, so that
+//! one node id never has both kinds of handles, which the kernel could not tell apart.
+
+use super::io::Handle;
+use super::lookup::{Entry, claim};
+use super::open::{OpenFlags, Opened, OpenedOn, Wish};
+use super::tree::{Content, Key, NodeId};
+use super::version::Version;
+use super::{Caller, Done, Engine, State};
+use crate::backing::shadow;
+use crate::backing::{Dir, Errno, dir, identity};
+use crate::config::Durability;
+use crate::rules::Policy;
+use crate::sync::Arc;
+use crate::sync::atomic::AtomicU64;
+use log::warn;
+use rustix::fs::{FileType, OFlags};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::PathBuf;
+
+/// An open handle of a file of BACKING itself.
+#[derive(Debug)]
+pub struct DirectFile {
+    /// The file, opened as the program asked for it.
+    pub file: Arc<File>,
+    /// May it be written?
+    pub writable: bool,
+    /// Bytes written so far.
+    pub written: AtomicU64,
+    /// What all handles of the node id share.
+    _version: Arc<Version>,
+}
+
+impl Engine {
+    /// What the rules say of a file, by its first name.
+    pub(super) fn policy_of(&self, state: &State, key: Key) -> Policy {
+        match state.tree.path(key) {
+            Some(path) => self
+                .settings
+                .rules
+                .policy(&path.iter().collect::<PathBuf>()),
+            None => Policy::Atomic,
+        }
+    }
+
+    /// The same for a name, of which no file may be known.
+    pub(super) fn policy_at(&self, parent: Key, name: &OsStr) -> Policy {
+        match self.state.lock().tree.path(parent) {
+            Some(mut path) => {
+                path.push(name.to_owned());
+                self.settings
+                    .rules
+                    .policy(&path.iter().collect::<PathBuf>())
+            }
+            None => Policy::Atomic,
+        }
+    }
+
+    /// What a file with no transaction in flight is to be opened as. If it is open otherwise, it
+    /// gets a fresh node id for that.
+    pub(super) fn settle_policy(&self, state: &mut State, key: Key) -> Policy {
+        let current = state.tree.inode(key).map(|inode| inode.current);
+        let open = current.and_then(|current| state.tree.alive(current).1);
+        let named = state.tree.path(key).is_some();
+        match open {
+            // Without a name it stays what it is.
+            Some(open) if !named => open.policy,
+            Some(open) => {
+                let policy = self.policy_of(state, key);
+                if open.policy != policy {
+                    state.tree.renew(key);
+                }
+                policy
+            }
+            None => self.policy_of(state, key),
+        }
+    }
+
+    /// Opens a file of BACKING itself.
+    ///
+    /// # Errors
+    /// `ESTALE` if its node id stands for something else by now; what BACKING says.
+    pub(super) fn open_direct(&self, wish: &Wish) -> Result<Opened, Errno> {
+        let file = Arc::new(self.open_backing(wish.inode, wish.node, wish.flags)?);
+        if wish.flags.truncate {
+            truncate(&file, 0, wish.caller)?;
+        }
+        let version = self.direct_version(wish.inode, wish.node, &file)?;
+        Ok(self.direct_handle(file, wish.flags.write, version))
+    }
+
+    fn direct_handle(&self, file: Arc<File>, writable: bool, version: Arc<Version>) -> Opened {
+        let direct = DirectFile {
+            file,
+            writable,
+            written: AtomicU64::new(0),
+            _version: version,
+        };
+        Opened {
+            handle: self.add_handle(Handle::Direct(Arc::new(direct))),
+            on: OpenedOn::Backing,
+        }
+    }
+
+    fn open_backing(&self, key: Key, node: NodeId, flags: OpenFlags) -> Result<File, Errno> {
+        let access = match (flags.write, flags.read_write, flags.truncate) {
+            (_, true, _) => OFlags::RDWR,
+            (true, ..) => OFlags::WRONLY,
+            // To truncate it, the daemon needs to write.
+            (false, false, true) => OFlags::RDWR,
+            (false, false, false) => OFlags::RDONLY,
+        };
+        let named = self.at_place(key, |dir, name, identity| {
+            dir.open_file(name, access, identity)
+        });
+        match (named, self.state.lock().tree.alive(node).1) {
+            // It was removed and is still open: through /proc/self/fd it can be opened again.
+            (Err(Errno::STALE), Some(open)) => dir::open_again(&*open.file(), access),
+            (named, _) => named,
+        }
+    }
+
+    /// What the handles of a node id that is used directly have in common.
+    fn direct_version(
+        &self,
+        key: Key,
+        node: NodeId,
+        file: &Arc<File>,
+    ) -> Result<Arc<Version>, Errno> {
+        let mut state = self.state.lock();
+        let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
+        if inode.current != node || inode.transaction.is_some() {
+            return Err(Errno::STALE);
+        }
+        if let Some(open) = state.tree.alive(node).1 {
+            return match open.policy {
+                Policy::Direct => Ok(open),
+                Policy::Atomic => Err(Errno::STALE),
+            };
+        }
+        let version = Version::direct(file.clone());
+        let node = state.tree.node_mut(node).ok_or(Errno::STALE)?;
+        node.content = Content::Version(Arc::downgrade(&version));
+        Ok(version)
+    }
+
+    /// open(2) with `O_CREAT` of a free name whose policy is direct; the caller of this holds the
+    /// directory's lock on names.
+    ///
+    /// # Errors
+    /// `EEXIST` if it is not free; what BACKING says.
+    pub(super) fn create_direct(
+        &self,
+        caller: Caller,
+        (parent, dir): (Key, &Dir),
+        name: &OsStr,
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<(Entry, Opened), Errno> {
+        let access = match (flags.write, flags.read_write) {
+            (_, true) => OFlags::RDWR,
+            (true, false) => OFlags::WRONLY,
+            (false, false) => OFlags::RDONLY,
+        };
+        let file = Arc::new(dir.create_file(name, access, mode)?);
+        self.give_to(&file, dir, caller)?;
+        let stat = rustix::fs::fstat(&file)?;
+        let (claim, key) = {
+            let mut state = self.state.lock();
+            let (identity, kind) = (identity(&stat), FileType::RegularFile);
+            let key = state.tree.found(identity, kind, parent, name);
+            (claim(&mut state, caller, key)?, key)
+        };
+        let version = match self.direct_version(key, claim.node, &file) {
+            Ok(version) => version,
+            Err(errno) => {
+                self.forget(claim.node, 1);
+                return Err(errno);
+            }
+        };
+        let entry = self.entry(claim, Some(stat))?;
+        Ok((entry, self.direct_handle(file, flags.write, version)))
+    }
+
+    /// The file that a truncation is to act on at once, if it is a direct one. `handle`: the one
+    /// it came through.
+    ///
+    /// # Errors
+    /// `ESTALE` to have the path looked up again; what BACKING says.
+    pub(super) fn direct_to_truncate(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        handle: Option<u64>,
+    ) -> Result<Option<Arc<File>>, Errno> {
+        if let Some(handle) = handle {
+            return match self.handles.get(&handle).as_deref() {
+                Some(Handle::Direct(direct)) => Ok(Some(direct.file.clone())),
+                _ => Ok(None),
+            };
+        }
+        let key = {
+            let mut state = self.state.lock();
+            let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
+            if inode.transaction.is_some() || self.settle_policy(&mut state, key) != Policy::Direct
+            {
+                return Ok(None);
+            }
+            let current = state.tree.inode(key).map(|inode| inode.current);
+            let sent = state.take_redirect(caller.tid).is_some();
+            match current {
+                Some(current) if current == node => key,
+                Some(current) if !sent => {
+                    state.redirect(caller, key, node, current, None, None);
+                    return Err(Errno::STALE);
+                }
+                _ => return Err(Errno::BUSY),
+            }
+        };
+        let flags = OpenFlags::from_bits(libc::O_WRONLY);
+        Ok(Some(Arc::new(self.open_backing(key, node, flags)?)))
+    }
+
+    /// write(2) of a direct handle.
+    pub(super) fn write_direct(
+        &self,
+        direct: &DirectFile,
+        placement: super::io::Placement,
+        data: &[u8],
+    ) -> Result<u32, Errno> {
+        use rustix::io::{IoSlice, ReadWriteFlags};
+        if placement.drop_privileges {
+            shadow::drop_privileges(&direct.file)?;
+        }
+        let flags = match placement.append {
+            // Where the end is, BACKING knows best.
+            true => ReadWriteFlags::APPEND,
+            false => ReadWriteFlags::empty(),
+        };
+        let mut written = 0;
+        while written < data.len() {
+            let rest = [IoSlice::new(&data[written..])];
+            let at = placement.offset + written as u64;
+            match rustix::io::pwritev2(&direct.file, &rest, at, flags) {
+                Ok(n) => written += n,
+                Err(Errno::INTR) => {}
+                // What could be written counts, as for write(2) itself.
+                Err(_) if written > 0 => break,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(written as u32)
+    }
+
+    /// Is a rename that of a direct file to a name with versions? Then what was written must be
+    /// durable first (N2).
+    pub(super) fn makes_a_version(&self, from: (Key, &OsStr), to: (Key, &OsStr)) -> bool {
+        self.settings.durability != Durability::None
+            && self.policy_at(from.0, from.1) == Policy::Direct
+            && self.policy_at(to.0, to.1) == Policy::Atomic
+    }
+
+    /// Makes the file of a name durable.
+    pub(super) fn sync_file_at(&self, parent: Key, name: &OsStr) -> Result<(), Errno> {
+        let dir = self.dir(parent)?;
+        let stat = dir.stat_at(name)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(());
+        }
+        let open = |access| dir.open_file(name, access, identity(&stat));
+        match open(OFlags::RDONLY).or_else(|_| open(OFlags::WRONLY)) {
+            Ok(file) => rustix::fs::fsync(file),
+            Err(Errno::ACCESS) => {
+                warn!(
+                    "{}: can't be opened to make it durable before it is renamed",
+                    name.to_string_lossy()
+                );
+                Ok(())
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Makes a directory's entries durable, if the mount is to be.
+    pub(super) fn sync_entries(&self, key: Key) -> Result<(), Errno> {
+        match self.settings.durability {
+            Durability::Full => self.dir(key)?.sync(),
+            Durability::Rename | Durability::None => Ok(()),
+        }
+    }
+
+    /// fsync(2) of a direct handle.
+    pub(super) fn sync_direct(self: &Arc<Self>, direct: Arc<DirectFile>, done: Done<()>) {
+        self.spawn(move |_| done(rustix::fs::fsync(&direct.file)));
+    }
+}
+
+/// truncate(2) of a direct file.
+pub(super) fn truncate(file: &File, size: u64, caller: Caller) -> Result<(), Errno> {
+    rustix::fs::ftruncate(file, size)?;
+    clear_privileges(file, caller)
+}
+
+/// Clears what a change of the content by someone without privileges clears (inode(7)).
+pub(super) fn clear_privileges(file: &File, caller: Caller) -> Result<(), Errno> {
+    match caller.uid {
+        0 => Ok(()),
+        _ => shadow::drop_privileges(file),
+    }
+}
