@@ -98,7 +98,7 @@ impl Engine {
     ///
     /// # Errors
     /// Through `done`: `ETIMEDOUT` after the lock timeout, `EAGAIN` where `O_NONBLOCK` would have
-    /// to wait, `EDEADLK` if waiting would close a cycle, `EINTR` if a signal ended the wait,
+    /// to wait (for reading: only if there is no version yet), `EDEADLK` if waiting would close a cycle, `EINTR` if a signal ended the wait,
     /// `ESTALE` to make the kernel look the name up again (`EINTR` where it has done so already,
     /// and the name is another file by now), `EBUSY` for a write through
     /// `/proc/self/fd/N` of a descriptor opened for reading; and what opening the file of BACKING
@@ -268,7 +268,9 @@ impl Engine {
             }
             return self.want(state, wish.clone(), Kind::Writer, done);
         }
-        let must_wait = self.settings.readers == Readers::Wait || provisional || rewriting;
+        // tar, tail and others open everything with O_NONBLOCK and expect no EAGAIN of a file.
+        let patient = self.settings.readers == Readers::Wait && !flags.nonblocking;
+        let must_wait = patient || provisional || rewriting;
         if in_flight.is_some() && must_wait && !returned && !magic {
             return self.want(state, wish.clone(), Kind::Reader, done);
         }
