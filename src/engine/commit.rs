@@ -269,12 +269,11 @@ impl Engine {
                 continue;
             }
             let dir = self.dir(name.parent)?;
-            let mut replaced = None;
             match self.place(key, &dir, &name)? {
                 Place::Free => shadow.link(&dir, &name.name).map_err(changed_behind)?,
                 Place::Replaceable(stat) => {
-                    shadow.replace(&dir, &name.name, store)?;
-                    replaced = (stat.st_nlink <= 1).then(|| identity(&stat));
+                    let goes = Some(&stat).filter(|stat| stat.st_nlink <= 1);
+                    self.while_vacant(goes, Some(key), || shadow.replace(&dir, &name.name, store))?;
                 }
                 Place::Linked(who) => {
                     drop(names);
@@ -292,9 +291,6 @@ impl Engine {
             let version = Version::new(shadow.file().clone(), false);
             let who = identity(&rustix::fs::fstat(shadow.file())?);
             let mut state = self.state.lock();
-            if let Some(replaced) = replaced {
-                state.tree.identity_gone(replaced);
-            }
             state.tree.published(key, who, &version);
             if let Some(inode) = state.tree.inode_mut(key) {
                 inode.replaces = false;
@@ -392,7 +388,10 @@ impl Engine {
             );
         }
         let who = identity(&rustix::fs::fstat(shadow.file())?);
-        shadow.replace(&dir, &name.name, store)?;
+        let old = dir.stat_at(&name.name)?;
+        self.while_vacant(Some(&old), Some(key), || {
+            shadow.replace(&dir, &name.name, store)
+        })?;
         let mut dirs = vec![dir.clone()];
         for other in others {
             dirs.push(self.publish_again(&dir, name, other)?);

@@ -8,7 +8,7 @@ use super::lookup::{Entry, claim};
 use super::transaction::{Detached, Phase, Transaction};
 use super::tree::{Key, NodeId};
 use super::{Caller, Done, Engine, State};
-use crate::backing::{Dir, Errno, Stat};
+use crate::backing::{Dir, Errno, Stat, identity};
 use crate::leases::Wake;
 use crate::sync::Arc;
 use log::{debug, info};
@@ -69,7 +69,7 @@ impl Engine {
         };
         let dir = self.dir(parent)?;
         let last = dir.stat_at(name).ok();
-        dir.remove_dir(name)?;
+        self.while_vacant(last.as_ref(), None, || dir.remove_dir(name))?;
         if let Some(key) = known {
             self.dirs.lock().pop(&key);
             let mut state = self.state.lock();
@@ -140,7 +140,7 @@ impl Engine {
             let stat = dir.stat_at(name)?;
             last_link = stat.st_nlink <= 1;
             last = Some(stat);
-            dir.unlink(name)?;
+            self.while_vacant(Some(&stat).filter(|_| last_link), None, || dir.unlink(name))?;
         }
         let mut loose = Loose::default();
         {
@@ -381,7 +381,8 @@ impl Engine {
             if !exchange {
                 self.check_replaceable(&from, name, new_parent, new_name)?;
             }
-            from.rename(name, &to, new_name, flags)?;
+            let goes = over.as_ref().filter(|stat| !exchange && is_last(stat));
+            self.while_vacant(goes, None, || from.rename(name, &to, new_name, flags))?;
             if to_flight {
                 over = None;
             }
@@ -398,8 +399,7 @@ impl Engine {
                 );
                 if let Some(key) = state.tree.child(new_parent, new_name) {
                     state.tree.remember(key, over.or(in_flight).as_ref());
-                    let gone = |stat: &Stat| is_dir(stat) || stat.st_nlink <= 1;
-                    if !from_flight && over.as_ref().is_none_or(gone) {
+                    if !from_flight && over.as_ref().is_none_or(is_last) {
                         state.tree.removed(key);
                         self.dirs.lock().pop(&key);
                     }
@@ -444,6 +444,28 @@ impl Engine {
         Ok(())
     }
 
+    /// Does what makes a file of BACKING go, if it is told which. Its inode number may be used again
+    /// at once, by a file that another thread makes. `heir`: the inode that gets another file
+    /// instead.
+    pub(super) fn while_vacant(
+        &self,
+        goes: Option<&Stat>,
+        heir: Option<Key>,
+        work: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let vacated = goes.map(|stat| self.state.lock().tree.vacate(identity(stat)));
+        let done = work();
+        if let Some(vacated) = vacated {
+            let tree = &mut self.state.lock().tree;
+            match (done, vacated.key) {
+                (Err(_), _) => tree.reoccupy(vacated),
+                (Ok(()), Some(key)) if heir != Some(key) => tree.removed(key),
+                (Ok(()), _) => {}
+            }
+        }
+        done
+    }
+
     /// A file being created was renamed over another, and is now renamed away: the other is gone.
     fn drop_given_up(&self, parent: Key, name: &OsStr, dir: &Dir) -> Result<(), Errno> {
         let replaces = {
@@ -452,11 +474,21 @@ impl Engine {
             let inode = key.and_then(|key| state.tree.inode_mut(key));
             inode.is_some_and(|inode| std::mem::take(&mut inode.replaces))
         };
-        match replaces.then(|| dir.unlink(name)) {
+        let unlink = || {
+            let stat = dir.stat_at(name)?;
+            let last = Some(&stat).filter(|stat| is_last(stat));
+            self.while_vacant(last, None, || dir.unlink(name))
+        };
+        match replaces.then(unlink) {
             Some(Err(errno)) if errno != Errno::NOENT => Err(errno),
             _ => Ok(()),
         }
     }
+}
+
+/// Does the file go with the name that was looked at?
+fn is_last(stat: &Stat) -> bool {
+    is_dir(stat) || stat.st_nlink <= 1
 }
 
 fn is_dir(stat: &Stat) -> bool {

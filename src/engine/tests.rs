@@ -437,3 +437,25 @@ fn the_kernel_forgetting_everything_leaves_nothing_in_the_table() {
     let state = bench.engine.state.lock();
     assert_eq!(state.tree.sizes(), (1, 1), "the root only");
 }
+
+#[test]
+fn an_inode_number_that_is_used_again_at_once_belongs_to_the_new_file() {
+    use super::tree::Tree;
+    use super::version::Version;
+    use crate::backing::Identity;
+    use rustix::fs::FileType;
+    let number = |ino| Identity { dev: 1, ino };
+    let mut tree = Tree::new(number(2));
+    let (root, file) = (super::tree::ROOT, FileType::RegularFile);
+    let old = tree.found(number(10), file, root, OsStr::new("old"));
+    // A commit renames number 11 over number 10, and before it can say so, another file gets that.
+    tree.vacate(number(10));
+    let new = tree.found(number(10), file, root, OsStr::new("new"));
+    let content = Arc::new(tempfile::tempfile().expect("a file"));
+    tree.published(old, number(11), &Version::new(content, false));
+    assert_ne!(old, new);
+    assert_eq!(tree.found(number(10), file, root, OsStr::new("new")), new);
+    assert_eq!(tree.found(number(11), file, root, OsStr::new("old")), old);
+    let numbers = [old, new].map(|key| tree.inode(key).expect("known").reported);
+    assert_ne!(numbers[0], numbers[1]);
+}

@@ -101,6 +101,17 @@ pub struct Node {
     pins: u32,
 }
 
+/// What was known of a file of BACKING that is about to go.
+#[derive(Debug)]
+pub struct Vacated {
+    identity: Identity,
+    /// Which inode it was.
+    pub key: Option<Key>,
+    renumbered: Option<u64>,
+    /// The number that it reports, and that nobody else may report meanwhile.
+    reserved: Option<u64>,
+}
+
 /// The table of everything the kernel knows.
 #[derive(Debug)]
 pub struct Tree {
@@ -358,8 +369,10 @@ impl Tree {
             }
         }
         if let Some(old) = old {
-            self.identities.remove(&old);
-            self.renumbered.remove(&old);
+            if self.identities.get(&old) == Some(&key) {
+                self.identities.remove(&old);
+                self.renumbered.remove(&old);
+            }
             let content = Content::Version(Arc::downgrade(version));
             self.add_node(fresh, key, content);
             self.drop_node_if_unused(previous);
@@ -384,25 +397,47 @@ impl Tree {
         }
     }
 
-    /// A file of BACKING is gone, whose inode may have lost its names before: its numbers are free
-    /// for another.
-    pub fn identity_gone(&mut self, identity: Identity) {
-        if let Some(key) = self.identities.get(&identity) {
-            self.removed(*key);
+    /// A file of BACKING is about to go, and its inode number may be used again before the caller
+    /// can tell that it has gone. Should it stay, [`Tree::reoccupy`] takes what this returns.
+    pub fn vacate(&mut self, identity: Identity) -> Vacated {
+        let key = self.identities.remove(&identity);
+        let inode = key.and_then(|key| self.inodes.get(&key));
+        let reserved = inode
+            .map(|inode| inode.reported)
+            .filter(|number| self.taken.insert(*number));
+        Vacated {
+            identity,
+            key,
+            renumbered: self.renumbered.remove(&identity),
+            reserved,
         }
     }
 
-    /// The file of BACKING is gone: its numbers are free for another.
+    /// The file is still there.
+    pub fn reoccupy(&mut self, vacated: Vacated) {
+        if let Some(key) = vacated.key {
+            self.identities.insert(vacated.identity, key);
+        }
+        if let Some(number) = vacated.renumbered {
+            self.renumbered.insert(vacated.identity, number);
+        }
+        if let Some(number) = vacated.reserved {
+            self.taken.remove(&number);
+        }
+    }
+
+    /// The file of BACKING is gone: the number that was reported for it is free for another.
     pub fn removed(&mut self, key: Key) {
         let Some(inode) = self.inodes.get(&key) else {
             return;
         };
-        if let Some(identity) = inode.identity {
+        let (identity, reported) = (inode.identity, inode.reported);
+        if let Some(identity) = identity {
             if self.identities.get(&identity) == Some(&key) {
                 self.identities.remove(&identity);
+                self.renumbered.remove(&identity);
             }
-            self.renumbered.remove(&identity);
-            self.taken.remove(&inode.reported);
+            self.taken.remove(&reported);
         }
     }
 
