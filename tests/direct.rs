@@ -140,7 +140,9 @@ fn a_direct_file_that_was_removed_is_there_for_those_who_have_it_open() {
              again = open(f'/proc/self/fd/{f.fileno()}', 'r+b', buffering=0)\n\
              assert again.read() == b'12345678'\nagain.write(b'9')\n\
              f.truncate(3)\nf.seek(0)\nassert f.read() == b'123'\n\
-             assert not os.path.exists('temp.db')\n",
+             assert not os.path.exists('temp.db')\n\
+             f = open('other.db', 'w+')\nos.rename('other.db', 'h')\nopen('h').close()\n\
+             os.unlink('h')\nopen(f'/proc/self/fd/{f.fileno()}').close()\n",
         );
         assert!(!mount.behind("temp.db").exists());
     });

@@ -132,15 +132,15 @@ impl Engine {
         file: &Arc<File>,
     ) -> Result<Arc<Version>, Errno> {
         let mut state = self.state.lock();
-        let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
-        if inode.current != node || inode.transaction.is_some() {
-            return Err(Errno::STALE);
-        }
         if let Some(open) = state.tree.alive(node).1 {
             return match open.policy {
                 Policy::Direct => Ok(open),
                 Policy::Atomic => Err(Errno::STALE),
             };
+        }
+        let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
+        if inode.current != node || inode.transaction.is_some() {
+            return Err(Errno::STALE);
         }
         let version = Version::direct(file.clone());
         let node = state.tree.node_mut(node).ok_or(Errno::STALE)?;

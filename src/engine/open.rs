@@ -232,7 +232,9 @@ impl Engine {
             return Decision::Fail(Errno::STALE);
         };
         let current = inode.current;
-        if direct && current == node {
+        // Without a name it can only be meant by a magic link, wherever it is.
+        let nameless = inode.names.is_empty() && is_direct(state.tree.alive(node).1);
+        if nameless || direct && current == node {
             return Decision::Direct;
         }
         if direct && !magic {
@@ -618,6 +620,10 @@ impl Engine {
         let on = OpenedOn::Version(version);
         Ok((entry, Opened { handle, on }))
     }
+}
+
+fn is_direct(open: Option<Arc<Version>>) -> bool {
+    open.is_some_and(|open| open.policy == Policy::Direct)
 }
 
 /// Can the caller be the owner of a lease? The kernel gives no thread number for processes outside
