@@ -115,3 +115,25 @@ fn a_thousand_open_files_are_given_back() {
         });
     });
 }
+
+/// Threads of the daemon.
+fn threads(mount: &Mount) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{}/task", mount.daemon()));
+    tasks.expect("its threads").count()
+}
+
+#[test]
+fn threads_that_many_closes_at_once_needed_end() {
+    as_each_user(|mount| {
+        let before = threads(mount);
+        mount.python(
+            "def write(n):\n    for turn in range(50):\n        \
+                 with open('f%d' % n, 'w') as f: f.write('x')\n\
+             writers = [threading.Thread(target=write, args=[n]) for n in range(40)]\n\
+             for w in writers: w.start()\n\
+             for w in writers: w.join()",
+        );
+        // One or two may be at work when a mount is asked how it is.
+        wait_until("its threads have ended", || threads(mount) <= before + 2);
+    });
+}
