@@ -8,6 +8,7 @@
 //! - [`rules`]: which files get what.
 //! - [`leases`]: who may write and who waits: pure. [`owner`]: what `/proc` tells of a thread.
 //!   [`backing`]: every system call on the directory that is mirrored.
+//! - `sync`: locks and the pool of threads. `memory`: what is given back to the system.
 
 pub mod backing;
 pub mod cli;
@@ -15,6 +16,7 @@ pub mod config;
 pub mod engine;
 pub mod fuse;
 pub mod leases;
+mod memory;
 pub mod owner;
 pub mod rules;
 pub mod sync;

@@ -487,7 +487,7 @@ impl Engine {
         let names = match state.tree.inode_mut(key) {
             Some(inode) => {
                 inode.transaction = None;
-                inode.names.clone()
+                inode.names.to_vec()
             }
             None => Vec::new(),
         };

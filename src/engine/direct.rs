@@ -7,7 +7,7 @@
 use super::io::Handle;
 use super::lookup::{Entry, claim};
 use super::open::{OpenFlags, Opened, OpenedOn, Wish};
-use super::tree::{Content, Key, NodeId};
+use super::tree::{Key, NodeId};
 use super::version::Version;
 use super::{Caller, Done, Engine, State};
 use crate::backing::shadow;
@@ -143,9 +143,10 @@ impl Engine {
             return Err(Errno::STALE);
         }
         let version = Version::direct(file.clone());
-        let node = state.tree.node_mut(node).ok_or(Errno::STALE)?;
-        node.content = Content::Version(Arc::downgrade(&version));
-        Ok(version)
+        match state.tree.opened(node, &version) {
+            true => Ok(version),
+            false => Err(Errno::STALE),
+        }
     }
 
     /// open(2) with `O_CREAT` of a free name whose policy is direct; the caller of this holds the

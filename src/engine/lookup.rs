@@ -8,6 +8,7 @@ use crate::backing::store::DIRECTORY;
 use crate::backing::{Dir, Errno, Identity, Stat, identity};
 use crate::sync::{Arc, Mutex};
 use rustix::fs::FileType;
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -245,14 +246,17 @@ impl Engine {
 
     /// The kernel forgets a node id that it was told of `times` times.
     pub fn forget(&self, node: NodeId, times: u64) {
-        let gone = {
+        let (dirs, shrunk) = {
             let mut state = self.state.lock();
-            let key = state.tree.inode_of(node).map(|(key, _)| key);
             state.tree.forget(node, times);
-            key.filter(|key| state.tree.inode(*key).is_none())
+            (state.tree.take_dropped_dirs(), state.tree.has_shrunk())
         };
-        if let Some(key) = gone {
-            self.dirs.lock().pop(&key);
+        for key in dirs {
+            let dir = self.dirs.lock().pop(&key);
+            drop(dir);
+        }
+        if shrunk {
+            crate::memory::give_back();
         }
     }
 
@@ -280,8 +284,8 @@ impl Engine {
     /// # Errors
     /// As readdir(3) on BACKING; `EBADF`.
     pub fn read_dir(&self, handle: u64, offset: u64) -> Result<Vec<ListedEntry>, Errno> {
-        /// More than fit into one answer.
-        const PAGE: usize = 512;
+        /// About as many as fit into an answer of 4 KiB with attributes.
+        const PAGE: usize = 32;
         let listing = self.listing(handle)?;
         if offset == 0 {
             let mut entries = match &listing.dir {
@@ -317,18 +321,20 @@ impl Engine {
 
     /// Adds the names of files being created, and leaves what they replace in once.
     fn add_provisional(&self, listing: &Listing, entries: &mut Vec<Listed>) {
-        let state = self.state.lock();
-        let names = state.tree.provisional_names(listing.key);
-        if names.is_empty() {
-            return;
-        }
-        for (name, key) in names {
-            entries.retain(|entry| *entry.name != *name);
-            entries.push(Listed {
+        let created: Vec<Listed> = {
+            let state = self.state.lock();
+            let names = state.tree.provisional_names(listing.key).into_iter();
+            let created = names.map(|(name, key)| Listed {
                 name: name.to_os_string(),
                 ino: state.tree.inode(key).map_or(0, |inode| inode.reported),
                 kind: FileType::RegularFile,
             });
+            created.collect()
+        };
+        let names: HashSet<&OsStr> = created.iter().map(|entry| &*entry.name).collect();
+        if !names.is_empty() {
+            entries.retain(|entry| !names.contains(&*entry.name));
+            entries.extend(created);
         }
     }
 

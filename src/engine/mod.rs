@@ -18,6 +18,7 @@ mod direct;
 pub mod io;
 pub mod lookup;
 pub mod make;
+mod map;
 mod name_locks;
 pub mod names;
 pub mod open;
@@ -267,24 +268,30 @@ impl Engine {
 
     /// An open directory.
     fn dir(&self, key: Key) -> Result<Dir, Errno> {
-        if key == ROOT {
-            return Ok(self.root.clone());
-        }
-        if let Some(dir) = self.dirs.lock().get(&key) {
-            return Ok(dir.clone());
-        }
-        let (parent, name, expected) = {
+        // Up to one that is open, then down again; not by recursion, as it may be any depth.
+        let mut closed = Vec::new();
+        let mut at = key;
+        let mut dir = loop {
+            if at == ROOT {
+                break self.root.clone();
+            }
+            if let Some(dir) = self.dirs.lock().get(&at) {
+                break dir.clone();
+            }
             let state = self.state.lock();
-            let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
+            let inode = state.tree.inode(at).ok_or(Errno::STALE)?;
             let name = inode.names.first().ok_or(Errno::NOENT)?;
             let expected = inode.identity.ok_or(Errno::STALE)?;
-            (name.parent, name.name.clone(), expected)
+            closed.push((at, name.name.clone(), expected));
+            at = name.parent;
         };
-        let dir = self.dir(parent)?.open_dir(&name)?;
-        if identity(&dir.stat()?) != expected {
-            return Err(Errno::STALE);
+        for (key, name, expected) in closed.into_iter().rev() {
+            dir = dir.open_dir(&name)?;
+            if identity(&dir.stat()?) != expected {
+                return Err(Errno::STALE);
+            }
+            self.dirs.lock().put(key, dir.clone());
         }
-        self.dirs.lock().put(key, dir.clone());
         Ok(dir)
     }
 

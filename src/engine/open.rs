@@ -4,7 +4,7 @@ use super::io::Handle;
 use super::lookup::Entry;
 use super::redirect::Redirect;
 use super::transaction::{Phase, Transaction, Writer};
-use super::tree::{Content, Key, NodeId};
+use super::tree::{Key, NodeId};
 use super::version::Version;
 use super::waiting::Parked;
 use super::{Caller, Done, Engine, State};
@@ -215,8 +215,7 @@ impl Engine {
         let magic = !returned && to_this.is_some_and(|r| r.from == node && !r.walked);
         wish.spent |= redirect.is_some() && !magic;
         wish.unnamed |= magic;
-        if let Some(Content::Transaction(weak)) = state.tree.node(node).map(|n| &n.content)
-            && let Some(transaction) = weak.upgrade()
+        if let (Some(transaction), _) = state.tree.alive(node)
             && transaction.is_in_flight()
         {
             // Only its owner was told this node id. Others get here by a magic link of a
@@ -382,13 +381,10 @@ impl Engine {
             let inode = state.tree.inode_mut(key).ok_or(Errno::STALE)?;
             inode.linked = linked;
             let current = inode.current;
-            let node = state.tree.node_mut(current).ok_or(Errno::STALE)?;
-            if let Content::Version(weak) = &node.content
-                && let Some(open) = weak.upgrade()
-            {
+            if let (_, Some(open)) = state.tree.alive(current) {
                 return Ok((current, open));
             }
-            node.content = Content::Version(Arc::downgrade(&version));
+            state.tree.opened(current, &version);
             Ok((current, version))
         })
     }
@@ -397,10 +393,7 @@ impl Engine {
     fn open_version(&self, key: Key) -> Option<(NodeId, Arc<Version>)> {
         let state = self.state.lock();
         let current = state.tree.inode(key)?.current;
-        match &state.tree.node(current)?.content {
-            Content::Version(weak) => Some((current, weak.upgrade()?)),
-            Content::Transaction(_) => None,
-        }
+        Some((current, state.tree.alive(current).1?))
     }
 
     /// Opens the version of a node id for reading.
@@ -606,12 +599,9 @@ impl Engine {
         let version = {
             let mut state = self.state.lock();
             let open = state.tree.alive(entry.node).1;
-            match (open, created, state.tree.node_mut(entry.node)) {
-                (Some(open), ..) => Ok(open),
-                (None, Some(created), Some(node)) => {
-                    node.content = Content::Version(Arc::downgrade(&created));
-                    Ok(created)
-                }
+            match (open, created) {
+                (Some(open), _) => Ok(open),
+                (None, Some(created)) if state.tree.opened(entry.node, &created) => Ok(created),
                 _ => Err(Errno::STALE),
             }
         };

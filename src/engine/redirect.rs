@@ -166,7 +166,7 @@ impl State {
 
     pub(super) fn names_of(&self, key: Key) -> Vec<Name> {
         let inode = self.tree.inode(key);
-        inode.map(|inode| inode.names.clone()).unwrap_or_default()
+        inode.map(|inode| inode.names.to_vec()).unwrap_or_default()
     }
 
     /// The node id that LOOKUP gives a thread for a file.

@@ -4,16 +4,26 @@
 //! every version of a file has a node id of its own, and an [`Inode`] is what stays: the number
 //! that `stat` reports, the names, and which node id is the file now.
 //!
-//! A plain data structure without I/O. Names are kept for what the kernel has looked up, and go
-//! when it forgets, so memory is bounded by the kernel's own cache.
+//! A plain data structure without I/O. Inodes and names are kept for what the kernel has looked up,
+//! and go when it forgets, so memory is bounded by the kernel's own cache. What stays longer are the
+//! numbers of files that were replaced, which must not change while the mount lasts.
+//!
+//! There may be millions of inodes, of which few have ever been written: those cost one allocation
+//! and one name each. The node id of an inode's first version is the number of its [`Key`] and needs
+//! no entry of its own.
 
+use super::map::{Equivalent, Map};
 use super::transaction::Transaction;
 use super::version::Version;
 use crate::backing::{Identity, Stat};
 use crate::sync::{Arc, Weak};
 use rustix::fs::FileType;
+use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
+
+#[cfg(test)]
+mod tests;
 
 /// A FUSE node id: one version of a file, or a directory, symbolic link or special file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,13 +42,38 @@ pub const ROOT: Key = Key(1);
 /// (or lies on another device) start here.
 const RENUMBERED: u64 = 1 << 56;
 
+/// So many inodes less than there were are worth giving their memory back.
+const WORTH_GIVING_BACK: usize = 16 * 1024;
+
 /// One name of an inode.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
     /// The directory it is in.
     pub parent: Key,
     /// The name in that directory.
     pub name: Arc<OsStr>,
+}
+
+/// A [`Name`] to look for. It hashes like one: the same fields in the same order.
+#[derive(Hash)]
+struct NameRef<'a> {
+    parent: Key,
+    name: &'a OsStr,
+}
+
+impl Name {
+    fn as_ref(&self) -> NameRef<'_> {
+        NameRef {
+            parent: self.parent,
+            name: &self.name,
+        }
+    }
+}
+
+impl Equivalent<Name> for NameRef<'_> {
+    fn equivalent(&self, other: &Name) -> bool {
+        self.parent == other.parent && *self.name == *other.name
+    }
 }
 
 /// One file, through all its versions.
@@ -51,7 +86,7 @@ pub struct Inode {
     /// Which file of BACKING it is now; `None` while it is being created and not there yet.
     pub identity: Option<Identity>,
     /// Its names that are known.
-    pub names: Vec<Name>,
+    pub names: SmallVec<[Name; 1]>,
     /// The node id that is the file for whoever looks it up.
     pub current: NodeId,
     /// The transaction in flight.
@@ -65,8 +100,12 @@ pub struct Inode {
     /// What it was like when it lost its last name: the kernel may still ask, on behalf of a
     /// program that found it by that name just before.
     pub last: Option<Box<Stat>>,
-    /// How often the kernel has looked up any of its node ids and not forgotten them.
+    /// Its first version, if somebody has it open.
+    first: Weak<Version>,
+    /// How often the kernel has looked up its first node id and not forgotten it.
     lookups: u64,
+    /// The same for all its other node ids.
+    lookups_elsewhere: u64,
     /// How many names in it are known (of a directory).
     children: u32,
     /// How many threads are on their way to it.
@@ -78,24 +117,42 @@ impl Inode {
     pub fn is_provisional(&self) -> bool {
         self.identity.is_none()
     }
+
+    /// May anybody come by its first node id?
+    fn first_is_known(&self, key: Key) -> bool {
+        self.current == first_node(key) || self.lookups > 0 || self.pins > 0
+    }
+
+    fn is_needed(&self) -> bool {
+        let counts = [self.children, self.pins];
+        self.lookups > 0
+            || self.lookups_elsewhere > 0
+            || counts.iter().any(|count| *count > 0)
+            || self.transaction.is_some()
+    }
+}
+
+/// The node id of an inode's first version.
+fn first_node(key: Key) -> NodeId {
+    NodeId(key.0)
 }
 
 /// What a node id stands for.
 #[derive(Debug)]
-pub enum Content {
+enum Content {
     /// A committed version (alive while somebody has it open), or a file that has no versions.
     Version(Weak<Version>),
     /// A transaction's private version.
     Transaction(Weak<Transaction>),
 }
 
-/// A node id that the kernel knows, or is about to be told.
+/// A node id other than an inode's first.
 #[derive(Debug)]
-pub struct Node {
+struct Node {
     /// Whose version it is.
-    pub inode: Key,
+    inode: Key,
     /// What it stands for.
-    pub content: Content,
+    content: Content,
     lookups: u64,
     /// How many threads were sent to it and have not arrived.
     pins: u32,
@@ -115,17 +172,24 @@ pub struct Vacated {
 /// The table of everything the kernel knows.
 #[derive(Debug)]
 pub struct Tree {
-    inodes: HashMap<Key, Inode>,
-    nodes: HashMap<NodeId, Node>,
-    identities: HashMap<Identity, Key>,
-    children: HashMap<(Key, Arc<OsStr>), Key>,
+    inodes: Map<Key, Box<Inode>>,
+    /// The node ids that are not the first of their inode.
+    nodes: Map<NodeId, Node>,
+    identities: Map<Identity, Key>,
+    children: Map<Name, Key>,
+    /// Which inodes have a transaction.
+    in_flight: HashSet<Key>,
     /// The names of files being created, by directory: BACKING's own listing lacks them.
     provisional: HashMap<Key, HashSet<Arc<OsStr>>>,
     /// The number to report for files whose number in BACKING is not it.
-    renumbered: HashMap<Identity, u64>,
+    renumbered: Map<Identity, u64>,
     /// Numbers that are reported for such a file, and so are not free for the file of BACKING
     /// that has that number now.
-    taken: HashSet<u64>,
+    taken: Map<u64, ()>,
+    /// Directories that were dropped since somebody asked.
+    dropped_dirs: Vec<Key>,
+    /// The most inodes there were since memory was given back.
+    most: usize,
     device: u64,
     next: u64,
     next_number: u64,
@@ -135,52 +199,32 @@ impl Tree {
     /// A table that knows the root only.
     pub fn new(root: Identity) -> Self {
         let mut tree = Self {
-            inodes: HashMap::new(),
-            nodes: HashMap::new(),
-            identities: HashMap::new(),
-            children: HashMap::new(),
+            inodes: Map::default(),
+            nodes: Map::default(),
+            identities: Map::default(),
+            children: Map::default(),
+            in_flight: HashSet::new(),
             provisional: HashMap::new(),
-            renumbered: HashMap::new(),
-            taken: HashSet::new(),
+            renumbered: Map::default(),
+            taken: Map::default(),
+            dropped_dirs: Vec::new(),
+            most: 0,
             device: root.dev,
-            next: ROOT.0 + 1,
+            next: ROOT.0,
             next_number: RENUMBERED,
         };
-        let inode = Inode {
-            reported: root.ino,
-            kind: FileType::Directory,
-            identity: Some(root),
-            names: Vec::new(),
-            current: ROOT_NODE,
-            transaction: None,
-            linked: false,
-            replaces: false,
-            rewriting: false,
-            last: None,
-            lookups: 1,
-            children: 0,
-            pins: 0,
-        };
-        tree.inodes.insert(ROOT, inode);
+        tree.put(ROOT, root.ino, FileType::Directory, Some(root));
         tree.identities.insert(root, ROOT);
-        let node = Node {
-            inode: ROOT,
-            content: Content::Version(Weak::new()),
-            lookups: 1,
-            pins: 0,
-        };
-        tree.nodes.insert(ROOT_NODE, node);
+        tree.looked_up(ROOT_NODE);
         tree
-    }
-
-    /// A node id, if the kernel may use it.
-    pub fn node(&self, id: NodeId) -> Option<&Node> {
-        self.nodes.get(&id)
     }
 
     /// What a node id stands for, if that is still there: a transaction, or a version somebody has
     /// open.
     pub fn alive(&self, id: NodeId) -> (Option<Arc<Transaction>>, Option<Arc<Version>>) {
+        if let Some(inode) = self.inodes.get(&Key(id.0)) {
+            return (None, inode.first.upgrade());
+        }
         match self.nodes.get(&id).map(|node| &node.content) {
             Some(Content::Transaction(weak)) => (weak.upgrade(), None),
             Some(Content::Version(weak)) => (None, weak.upgrade()),
@@ -188,51 +232,78 @@ impl Tree {
         }
     }
 
-    /// A node id, to change what it stands for.
-    pub fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
-        self.nodes.get_mut(&id)
+    /// Somebody has opened the version that a node id stands for. False if it stands for nothing.
+    pub fn opened(&mut self, id: NodeId, version: &Arc<Version>) -> bool {
+        let version = Arc::downgrade(version);
+        if let Some(inode) = self.inodes.get_mut(&Key(id.0)) {
+            inode.first = version;
+        } else if let Some(node) = self.nodes.get_mut(&id) {
+            node.content = Content::Version(version);
+        } else {
+            return false;
+        }
+        true
     }
 
     /// An inode.
     pub fn inode(&self, key: Key) -> Option<&Inode> {
-        self.inodes.get(&key)
+        self.inodes.get(&key).map(|inode| &**inode)
     }
 
     /// The same, to change it.
     pub fn inode_mut(&mut self, key: Key) -> Option<&mut Inode> {
-        self.inodes.get_mut(&key)
+        self.inodes.get_mut(&key).map(|inode| &mut **inode)
     }
 
     /// The inode a node id belongs to.
     pub fn inode_of(&self, id: NodeId) -> Option<(Key, &Inode)> {
+        let first = Key(id.0);
+        if let Some(inode) = self.inode(first) {
+            return inode.first_is_known(first).then_some((first, inode));
+        }
         let key = self.nodes.get(&id)?.inode;
-        Some((key, self.inodes.get(&key)?))
+        Some((key, self.inode(key)?))
     }
 
     /// The inode known under a name.
     pub fn child(&self, parent: Key, name: &OsStr) -> Option<Key> {
-        // The key type owns its name; a lookup by reference needs one allocation less per call
-        // with a borrowed key, and this is not where the time goes.
-        self.children.get(&(parent, Arc::from(name))).copied()
+        self.children.get(&NameRef { parent, name }).copied()
     }
 
     /// The names of files being created in a directory.
     pub fn provisional_names(&self, parent: Key) -> Vec<(Arc<OsStr>, Key)> {
         let names = self.provisional.get(&parent).into_iter().flatten();
         names
-            .filter_map(|name| Some((name.clone(), *self.children.get(&(parent, name.clone()))?)))
+            .filter_map(|name| Some((name.clone(), self.child(parent, name)?)))
             .collect()
     }
 
     /// All inodes with a transaction in flight.
     pub fn in_flight(&self) -> Vec<Arc<Transaction>> {
-        let all = self.inodes.values();
-        all.filter_map(|inode| inode.transaction.clone()).collect()
+        let all = self.in_flight.iter();
+        all.filter_map(|key| self.inode(*key)?.transaction.clone())
+            .collect()
     }
 
     /// How many inodes and node ids are known.
     pub fn sizes(&self) -> (usize, usize) {
-        (self.inodes.len(), self.nodes.len())
+        (self.inodes.len(), self.inodes.len() + self.nodes.len())
+    }
+
+    /// Are there so many inodes less than there were that their memory should be given back? Says
+    /// so once.
+    pub fn has_shrunk(&mut self) -> bool {
+        let now = self.inodes.len();
+        let shrunk = now <= self.most / 2 && self.most - now >= WORTH_GIVING_BACK;
+        if shrunk {
+            self.most = now;
+        }
+        shrunk
+    }
+
+    /// The directories that were dropped since this was last asked.
+    pub fn take_dropped_dirs(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.dropped_dirs)
     }
 
     /// The way from the root to an inode, by its first name.
@@ -253,7 +324,8 @@ impl Tree {
         let known = self.identities.get(&identity).copied();
         // The same number with another type is another file: the old one was removed behind the
         // mount's back and its number used again.
-        let key = match known.filter(|key| self.inodes[key].kind == kind) {
+        let same = |key: &Key| self.inode(*key).is_some_and(|inode| inode.kind == kind);
+        let key = match known.filter(same) {
             Some(key) => key,
             None => {
                 let reported = self.number(identity);
@@ -276,25 +348,30 @@ impl Tree {
 
     fn insert(&mut self, reported: u64, kind: FileType, identity: Option<Identity>) -> Key {
         let key = Key(self.fresh());
-        let current = NodeId(self.fresh());
+        self.put(key, reported, kind, identity);
+        key
+    }
+
+    fn put(&mut self, key: Key, reported: u64, kind: FileType, identity: Option<Identity>) {
         let inode = Inode {
             reported,
             kind,
             identity,
-            names: Vec::new(),
-            current,
+            names: SmallVec::new(),
+            current: first_node(key),
             transaction: None,
             linked: false,
             replaces: false,
             rewriting: false,
             last: None,
+            first: Weak::new(),
             lookups: 0,
+            lookups_elsewhere: 0,
             children: 0,
             pins: 0,
         };
-        self.inodes.insert(key, inode);
-        self.add_node(current, key, Content::Version(Weak::new()));
-        key
+        self.inodes.insert(key, Box::new(inode));
+        self.most = self.most.max(self.inodes.len());
     }
 
     fn add_node(&mut self, id: NodeId, inode: Key, content: Content) {
@@ -323,6 +400,7 @@ impl Tree {
         self.add_node(transaction.node, transaction.inode, content);
         if let Some(inode) = self.inodes.get_mut(&transaction.inode) {
             inode.transaction = Some(transaction.clone());
+            self.in_flight.insert(transaction.inode);
         }
     }
 
@@ -363,9 +441,8 @@ impl Tree {
         if old.is_some() {
             inode.current = fresh;
         } else {
-            let names: Vec<Name> = inode.names.clone();
-            for name in names {
-                self.settle(&name);
+            for name in inode.names.clone() {
+                self.settle(&name.as_ref());
             }
         }
         if let Some(old) = old {
@@ -376,13 +453,13 @@ impl Tree {
             let content = Content::Version(Arc::downgrade(version));
             self.add_node(fresh, key, content);
             self.drop_node_if_unused(previous);
-        } else if let Some(node) = self.nodes.get_mut(&previous) {
-            node.content = Content::Version(Arc::downgrade(version));
+        } else {
+            self.opened(previous, version);
         }
         self.identities.insert(identity, key);
         if identity.dev != self.device || identity.ino != reported {
             self.renumbered.insert(identity, reported);
-            self.taken.insert(reported);
+            self.taken.insert(reported, ());
         } else {
             // It got its own number back.
             self.renumbered.remove(&identity);
@@ -404,7 +481,7 @@ impl Tree {
         let inode = key.and_then(|key| self.inodes.get(&key));
         let reserved = inode
             .map(|inode| inode.reported)
-            .filter(|number| self.taken.insert(*number));
+            .filter(|number| self.taken.insert(*number, ()).is_none());
         Vacated {
             identity,
             key,
@@ -443,41 +520,54 @@ impl Tree {
 
     /// Gives an inode a name; whatever had that name loses it.
     pub fn attach(&mut self, key: Key, parent: Key, name: &OsStr) {
-        let name: Arc<OsStr> = Arc::from(name);
-        match self.children.get(&(parent, name.clone())) {
-            Some(known) if *known == key => return,
-            Some(_) => drop(self.detach(parent, &name)),
+        match self.child(parent, name) {
+            Some(known) if known == key => return,
+            Some(_) => drop(self.detach(parent, name)),
             None => {}
+        }
+        if self.inode(key).is_some_and(|inode| inode.children > 0) && self.is_below(parent, key) {
+            // Directories were moved behind the mount's back: where the parent was known to be is
+            // not where it is.
+            for name in self.names(parent) {
+                self.detach(name.parent, &name.name);
+            }
         }
         let Some(inode) = self.inodes.get_mut(&key) else {
             return;
         };
-        inode.names.push(Name {
+        let name = Name {
             parent,
-            name: name.clone(),
-        });
+            name: Arc::from(name),
+        };
+        inode.names.push(name.clone());
         if inode.is_provisional() {
-            self.provisional
-                .entry(parent)
-                .or_default()
-                .insert(name.clone());
+            let names = self.provisional.entry(parent).or_default();
+            names.insert(name.name.clone());
         }
-        self.children.insert((parent, name), key);
+        self.children.insert(name, key);
         if let Some(parent) = self.inodes.get_mut(&parent) {
             parent.children += 1;
         }
     }
 
+    fn names(&self, key: Key) -> SmallVec<[Name; 1]> {
+        let inode = self.inode(key);
+        inode.map(|inode| inode.names.clone()).unwrap_or_default()
+    }
+
+    /// Does the way from a directory to the root lead by another?
+    fn is_below(&self, key: Key, above: Key) -> bool {
+        let up = |key: &Key| Some(self.inode(*key)?.names.first()?.parent);
+        std::iter::successors(Some(key), up).any(|key| key == above)
+    }
+
     /// Takes a name away; returns whose it was.
     pub fn detach(&mut self, parent: Key, name: &OsStr) -> Option<Key> {
-        let name = Name {
-            parent,
-            name: Arc::from(name),
-        };
-        let key = self.children.remove(&(parent, name.name.clone()))?;
+        let name = NameRef { parent, name };
+        let key = self.children.remove(&name)?;
         self.settle(&name);
         if let Some(inode) = self.inodes.get_mut(&key) {
-            inode.names.retain(|n| *n != name);
+            inode.names.retain(|other| !name.equivalent(other));
         }
         if let Some(parent) = self.inodes.get_mut(&parent) {
             parent.children -= 1;
@@ -488,18 +578,21 @@ impl Tree {
 
     /// A file of BACKING has this name and no other.
     pub fn keep_only(&mut self, key: Key, parent: Key, name: &OsStr) {
-        let names = self.inodes.get(&key).map(|inode| inode.names.clone());
-        for other in names.into_iter().flatten() {
-            if other.parent != parent || *other.name != *name {
+        let name = NameRef { parent, name };
+        if self.inode(key).is_none_or(|inode| inode.names.len() <= 1) {
+            return;
+        }
+        for other in self.names(key) {
+            if !name.equivalent(&other) {
                 self.detach(other.parent, &other.name);
             }
         }
     }
 
     /// A name is no longer that of a file being created.
-    fn settle(&mut self, name: &Name) {
+    fn settle(&mut self, name: &NameRef) {
         if let Some(names) = self.provisional.get_mut(&name.parent) {
-            names.remove(&name.name);
+            names.remove(name.name);
             if names.is_empty() {
                 self.provisional.remove(&name.parent);
             }
@@ -531,30 +624,43 @@ impl Tree {
 
     /// The kernel was told of a node id once more.
     pub fn looked_up(&mut self, id: NodeId) {
-        if let Some(node) = self.nodes.get_mut(&id) {
+        if let Some(inode) = self.inodes.get_mut(&Key(id.0)) {
+            inode.lookups += 1;
+        } else if let Some(node) = self.nodes.get_mut(&id) {
             node.lookups += 1;
             if let Some(inode) = self.inodes.get_mut(&node.inode) {
-                inode.lookups += 1;
+                inode.lookups_elsewhere += 1;
             }
         }
     }
 
     /// The kernel forgets a node id that it was told of `times` times.
     pub fn forget(&mut self, id: NodeId, times: u64) {
-        let Some(node) = self.nodes.get_mut(&id) else {
+        let key = if let Some(inode) = self.inodes.get_mut(&Key(id.0)) {
+            inode.lookups -= times.min(inode.lookups);
+            Key(id.0)
+        } else if let Some(node) = self.nodes.get_mut(&id) {
+            let times = times.min(node.lookups);
+            node.lookups -= times;
+            if let Some(inode) = self.inodes.get_mut(&node.inode) {
+                inode.lookups_elsewhere -= times;
+            }
+            node.inode
+        } else {
             return;
         };
-        let times = times.min(node.lookups);
-        node.lookups -= times;
-        let key = node.inode;
-        if let Some(inode) = self.inodes.get_mut(&key) {
-            inode.lookups -= times;
-        }
         self.drop_node_if_unused(id);
         self.reap(key);
     }
 
+    /// Of an inode's first node id, only what it stands for can be dropped.
     fn drop_node_if_unused(&mut self, id: NodeId) {
+        if let Some(inode) = self.inodes.get_mut(&Key(id.0)) {
+            if !inode.first_is_known(Key(id.0)) {
+                inode.first = Weak::new();
+            }
+            return;
+        }
         let Some(node) = self.nodes.get(&id) else {
             return;
         };
@@ -578,44 +684,42 @@ impl Tree {
         {
             inode.transaction = None;
         }
+        let inode = self.inode(transaction.inode);
+        if inode.is_none_or(|inode| inode.transaction.is_none()) {
+            self.in_flight.remove(&transaction.inode);
+        }
         self.drop_node_if_unused(transaction.node);
         self.reap(transaction.inode);
     }
 
     /// Drops an inode that nobody needs, and then its directory if that was the last child.
     fn reap(&mut self, key: Key) {
-        let mut at = key;
-        while at != ROOT {
-            let Some(inode) = self.inodes.get(&at) else {
-                return;
-            };
-            let used = inode.lookups > 0 || inode.children > 0 || inode.pins > 0;
-            if used || inode.transaction.is_some() {
-                return;
+        let mut unneeded = vec![key];
+        while let Some(key) = unneeded.pop() {
+            if key == ROOT || self.inode(key).is_none_or(Inode::is_needed) {
+                continue;
             }
-            let names = inode.names.clone();
-            let current = inode.current;
+            let Some(inode) = self.inodes.remove(&key) else {
+                continue;
+            };
             if let Some(identity) = inode.identity
-                && self.identities.get(&identity) == Some(&at)
+                && self.identities.get(&identity) == Some(&key)
             {
                 self.identities.remove(&identity);
             }
-            self.inodes.remove(&at);
-            self.nodes.remove(&current);
-            let Some(first) = names.first().cloned() else {
-                return;
-            };
-            for name in names {
-                self.children.remove(&(name.parent, name.name.clone()));
-                self.settle(&name);
-                if let Some(parent) = self.inodes.get_mut(&name.parent) {
+            self.nodes.remove(&inode.current);
+            if inode.kind == FileType::Directory {
+                self.dropped_dirs.push(key);
+            }
+            for name in inode.names {
+                let parent = name.parent;
+                self.children.remove(&name);
+                self.settle(&name.as_ref());
+                if let Some(parent) = self.inodes.get_mut(&parent) {
                     parent.children -= 1;
                 }
-                if name.parent != first.parent {
-                    self.reap(name.parent);
-                }
+                unneeded.push(parent);
             }
-            at = first.parent;
         }
     }
 }
