@@ -32,6 +32,7 @@ impl Processes for Scripted {
             exiting: false,
             in_exec: false,
             interrupted: false,
+            signalled: false,
         })
     }
 
@@ -45,6 +46,14 @@ impl Processes for Scripted {
 
     fn anyone_holds(&self, _search: &Search) -> bool {
         false
+    }
+
+    fn holds_open(&self, _process: u32, _inode: u64, _device: Option<u64>) -> Option<bool> {
+        Some(false)
+    }
+
+    fn locks_description(&self, _tid: u32) -> Option<bool> {
+        None
     }
 
     fn maps(&self, _process: u32, _inode: u64) -> bool {
@@ -70,6 +79,7 @@ fn engine(dir: &std::path::Path, durability: Durability) -> Arc<Engine> {
         readers: Readers::Wait,
         durability,
         rules: Rules::default(),
+        request_limit: None,
     };
     Engine::new(root, Some(store), settings, Box::new(Scripted)).expect("an engine")
 }

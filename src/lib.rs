@@ -16,6 +16,7 @@ pub mod config;
 pub mod engine;
 pub mod fuse;
 pub mod leases;
+pub mod locks;
 mod memory;
 pub mod owner;
 pub mod rules;

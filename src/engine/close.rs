@@ -183,6 +183,7 @@ impl Engine {
 
     /// The last copy of a descriptor is gone, and so is every mapping of it.
     pub fn release(self: &Arc<Self>, handle: u64) {
+        self.unlock_released(handle);
         if let Some((
             _,
             Handle::Transaction {

@@ -29,6 +29,8 @@ pub enum Handle {
         version: Arc<Version>,
         /// Keeps what the kernel reads it by.
         kernel: OnceLock<KernelFile>,
+        /// Its closes are told of.
+        flush: bool,
     },
     /// Of a transaction.
     Transaction {
@@ -46,11 +48,12 @@ pub enum Handle {
 }
 
 impl Handle {
-    /// Of a committed version.
-    pub fn reader(version: Arc<Version>) -> Self {
+    /// Of a committed version; `flush`: its closes are told of.
+    pub fn reader(version: Arc<Version>, flush: bool) -> Self {
         Self::Reader {
             version,
             kernel: OnceLock::new(),
+            flush,
         }
     }
 

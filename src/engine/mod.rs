@@ -8,6 +8,7 @@
 //!   were sent, and how they are led. [`waiting`]: the waiters, and the thread that looks after them.
 //! - [`direct`]: files without versions. [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
 //! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not.
+//! - [`locks`]: flock(2) and fcntl(2).
 //! - [`lookup`]: names to node ids, listings. [`names`]: rename, unlink and link.
 //!   [`make`]: mkdir, mknod, symlink.
 
@@ -16,6 +17,7 @@ pub mod close;
 pub mod commit;
 mod direct;
 pub mod io;
+pub mod locks;
 pub mod lookup;
 pub mod make;
 mod map;
@@ -80,6 +82,8 @@ pub struct Settings {
     pub durability: Durability,
     /// Which files have versions, and which are used directly.
     pub rules: Rules,
+    /// The longest that any request may take, if the kernel limits that.
+    pub request_limit: Option<Duration>,
 }
 
 /// Everything that decides who gets what, under one lock, held for memory operations only.
@@ -102,7 +106,7 @@ pub(crate) struct State {
 /// 4. `state`
 /// 5. `Transaction::inner`
 ///
-/// `dirs`, `handles`, the locks of a `Version` and of a directory listing are leaves: nothing is
+/// `dirs`, `handles`, `locks`, the locks of a `Version` and of a directory listing are leaves: nothing is
 /// locked while one of them is held. No lock but 1 to 3 is held across a system call on BACKING,
 /// and none at all across fsync, a read of `/proc` or an answer.
 pub struct Engine {
@@ -116,6 +120,8 @@ pub struct Engine {
     names: NameLocks,
     dirs: Mutex<LruCache<Key, Dir>>,
     handles: DashMap<u64, Handle>,
+    /// What programs have locked themselves.
+    locks: Mutex<locks::Locks>,
     next_handle: AtomicU64,
     /// Wakes the thread that looks after waiters.
     watching: Condvar,
@@ -186,6 +192,7 @@ impl Engine {
                 NonZeroUsize::new(OPEN_DIRECTORIES).unwrap_or(NonZeroUsize::MIN),
             )),
             handles: DashMap::new(),
+            locks: Mutex::default(),
             next_handle: AtomicU64::new(1),
             watching: Condvar::new(),
             watcher_stop: Mutex::new(false),
@@ -263,7 +270,8 @@ impl Engine {
     /// True when nothing is held and nobody waits: what every test ends with.
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        state.leases.is_idle() && state.parked.is_empty()
+        let waited_for = self.locks.lock().is_waited_for();
+        state.leases.is_idle() && state.parked.is_empty() && !waited_for
     }
 
     /// An open directory.

@@ -67,7 +67,12 @@ pub enum OpenedOn {
     /// A file of BACKING itself: every read and write comes to the engine.
     Backing,
     /// A committed version: immutable, so the kernel may cache it, or read it by itself.
-    Version(Arc<Version>),
+    Version {
+        /// Which.
+        version: Arc<Version>,
+        /// Its closes matter.
+        flush: bool,
+    },
     /// A transaction: every read and write comes to the engine.
     Transaction {
         /// Its closes matter.
@@ -414,11 +419,11 @@ impl Engine {
                 version
             }
         };
-        let handle = self.add_handle(Handle::reader(version.clone()));
-        Ok(Opened {
-            handle,
-            on: OpenedOn::Version(version),
-        })
+        // A file that programs lock: its next lock may be taken through this.
+        let flush = self.state.lock().tree.inode(key).is_some_and(|i| i.locked);
+        let handle = self.add_handle(Handle::reader(version.clone(), flush));
+        let on = OpenedOn::Version { version, flush };
+        Ok(Opened { handle, on })
     }
 
     /// Opens a transaction's private version.
@@ -606,8 +611,10 @@ impl Engine {
             }
         };
         let version = version.inspect_err(|_| self.forget(entry.node, 1))?;
-        let handle = self.add_handle(Handle::reader(version.clone()));
-        let on = OpenedOn::Version(version);
+        // Most programs that make a file in order to read it want to lock it, like flock(1).
+        let flush = true;
+        let handle = self.add_handle(Handle::reader(version.clone(), flush));
+        let on = OpenedOn::Version { version, flush };
         Ok((entry, Opened { handle, on }))
     }
 }

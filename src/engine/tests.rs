@@ -44,6 +44,7 @@ impl Processes for Scripted {
             exiting: script.killed.contains(&tid),
             in_exec: false,
             interrupted: script.interrupted.contains(&tid),
+            signalled: script.interrupted.contains(&tid),
         })
     }
 
@@ -61,6 +62,14 @@ impl Processes for Scripted {
 
     fn anyone_holds(&self, _search: &Search) -> bool {
         self.0.lock().held
+    }
+
+    fn holds_open(&self, _process: u32, _inode: u64, _device: Option<u64>) -> Option<bool> {
+        Some(self.0.lock().held)
+    }
+
+    fn locks_description(&self, _tid: u32) -> Option<bool> {
+        None
     }
 
     fn maps(&self, _process: u32, _inode: u64) -> bool {
@@ -96,6 +105,7 @@ impl Bench {
             readers: Readers::Wait,
             durability: Durability::None,
             rules: Rules::default(),
+            request_limit: None,
         };
         let script = Scripted::default();
         let engine = Engine::new(root, Some(store), settings, Box::new(script.clone()));

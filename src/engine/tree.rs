@@ -95,6 +95,8 @@ pub struct Inode {
     pub linked: bool,
     /// Being created, and renamed over a file that exists: its commit replaces that one.
     pub replaces: bool,
+    /// A program has asked for a lock on it.
+    pub locked: bool,
     /// Its inode in BACKING is being rewritten in place: nobody may open it now.
     pub rewriting: bool,
     /// What it was like when it lost its last name: the kernel may still ask, on behalf of a
@@ -362,6 +364,7 @@ impl Tree {
             transaction: None,
             linked: false,
             replaces: false,
+            locked: false,
             rewriting: false,
             last: None,
             first: Weak::new(),

@@ -134,6 +134,7 @@ impl Engine {
                 self.timed_out(parked);
             }
             self.end_interrupted(&waiters);
+            self.look_after_locks();
             self.end_lost(&sent);
         }
     }
@@ -143,7 +144,8 @@ impl Engine {
             .leases
             .next_deadline()
             .map(|deadline| deadline.saturating_sub(self.now()));
-        let look = if state.parked.is_empty() { IDLE } else { LOOK };
+        let waiting = !state.parked.is_empty() || self.locks.lock().is_waited_for();
+        let look = if waiting { LOOK } else { IDLE };
         until_deadline.map_or(look, |d| d.min(look))
     }
 
@@ -239,6 +241,7 @@ impl Engine {
     }
 
     fn fail_waiters(&self) {
+        self.fail_lock_waiters();
         let parked: Vec<Parked> = {
             let mut state = self.state.lock();
             let tickets: Vec<Ticket> = state.parked.keys().copied().collect();
@@ -256,6 +259,6 @@ impl Engine {
     }
 }
 
-fn thread_exists(tid: u32) -> bool {
+pub(super) fn thread_exists(tid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{tid}")).exists()
 }

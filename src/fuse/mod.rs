@@ -2,6 +2,7 @@
 //! its answer. It holds no state of its own; no fuser type goes below it.
 
 mod convert;
+mod lock_kind;
 mod opened;
 pub mod session;
 mod wire;
@@ -10,18 +11,20 @@ use crate::backing::Errno;
 use crate::engine::Engine;
 use crate::engine::attributes::Change;
 use crate::engine::io::Placement;
+use crate::engine::locks::LockCall;
 use crate::engine::lookup::{Entry, ListedEntry};
 use crate::engine::names::Rename;
 use crate::engine::open::{OpenFlags, Opened};
 use crate::engine::tree::NodeId;
+use crate::locks::{Lock, Mode, Range, Space};
 use crate::sync::Arc;
 use convert::{caller, dirent_type, fuse_errno, fuse_type, node, timestamps};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, INodeNo, InitFlags, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags as FuseOpenFlags, PollEvents, PollFlags, PollNotifier,
     RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use log::{debug, info, trace};
 use opened::{created_flags, send_opened};
@@ -44,6 +47,8 @@ pub struct Adapter {
     at_end: Box<dyn Fn() + Send + Sync>,
     /// The kernel may read committed versions by itself.
     passthrough: bool,
+    /// For what fuser does not tell of requests for locks.
+    memory: lock_kind::Memory,
 }
 
 impl Adapter {
@@ -55,6 +60,7 @@ impl Adapter {
             device,
             at_end,
             passthrough: false,
+            memory: lock_kind::Memory::default(),
         }
     }
 
@@ -114,6 +120,8 @@ impl fuser::Filesystem for Adapter {
             InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_POSIX_LOCKS,
+            InitFlags::FUSE_FLOCK_LOCKS,
         ] {
             if let Err(missing) = config.add_capabilities(wish) {
                 info!("the kernel lacks {missing:?}");
@@ -369,12 +377,91 @@ impl fuser::Filesystem for Adapter {
     fn flush(
         &self,
         request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
-        _lock_owner: LockOwner,
+        lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.engine.flush(caller(request), fh.0, empty(reply));
+        let (caller, done) = (caller(request), empty(reply));
+        self.engine
+            .close(caller, node(ino), fh.0, lock_owner.0, done);
+    }
+
+    fn getlk(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let (Ok(mode), true) = (lock_mode(typ), start <= end) else {
+            return reply.error(fuse_errno(Errno::INVAL));
+        };
+        let call = LockCall {
+            node: node(ino),
+            handle: fh.0,
+            owner: lock_owner.0,
+            // There is no such question for flock.
+            space: Space::Fcntl,
+            range: Range { start, end },
+            mode,
+            process: pid,
+        };
+        let done = Box::new(move |result: Result<Option<Lock>, Errno>| match result {
+            Ok(Some(lock)) => {
+                let kind = lock_type(lock.mode);
+                reply.locked(lock.range.start, lock.range.end, kind, lock.process);
+            }
+            Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        });
+        self.engine.test_lock(call, done);
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (Ok(mode), true) = (lock_mode(typ), start <= end) else {
+            return reply.error(fuse_errno(Errno::INVAL));
+        };
+        let told = lock_kind::Told {
+            node: ino,
+            handle: fh,
+            owner: lock_owner,
+            start,
+            end,
+            kind: typ,
+            locker: pid,
+            wait: sleep,
+        };
+        let Some(space) = self.memory.space(request, &told) else {
+            return reply.error(fuse_errno(Errno::NOLCK));
+        };
+        let call = LockCall {
+            node: node(ino),
+            handle: fh.0,
+            owner: lock_owner.0,
+            space,
+            range: Range { start, end },
+            mode,
+            process: pid,
+        };
+        self.engine.lock(caller(request), call, sleep, empty(reply));
     }
 
     fn release(
@@ -615,6 +702,23 @@ impl fuser::Filesystem for Adapter {
         });
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
         self.engine.copy_range(caller(request), from, to, len, done);
+    }
+}
+
+/// What a lock of a type of fcntl(2) is for; `None` for `F_UNLCK`.
+fn lock_mode(kind: i32) -> Result<Option<Mode>, Errno> {
+    match kind {
+        libc::F_RDLCK => Ok(Some(Mode::Shared)),
+        libc::F_WRLCK => Ok(Some(Mode::Exclusive)),
+        libc::F_UNLCK => Ok(None),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+fn lock_type(mode: Mode) -> i32 {
+    match mode {
+        Mode::Shared => libc::F_RDLCK,
+        Mode::Exclusive => libc::F_WRLCK,
     }
 }
 

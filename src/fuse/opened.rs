@@ -22,21 +22,22 @@ pub(super) fn send_opened(
         Err(errno) => return reply.error(fuse_errno(errno)),
     };
     let handle = FileHandle(opened.handle);
-    let version = match opened.on {
+    let (version, flush) = match opened.on {
         OpenedOn::Transaction { flush } => return reply.opened(handle, private_flags(flush)),
         OpenedOn::Backing => return reply.opened(handle, private_flags(true)),
-        OpenedOn::Version(version) => version,
+        OpenedOn::Version { version, flush } => (version, flush),
+    };
+    let told = match flush {
+        true => FopenFlags::empty(),
+        false => FopenFlags::FOPEN_NOFLUSH,
     };
     match backing_id(&version, &reply, passthrough) {
         Some(id) => {
             let token: KernelFile = id.clone();
             engine.attach(opened.handle, token);
-            reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &id);
+            reply.opened_passthrough(handle, told, &id);
         }
-        None => {
-            let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-            reply.opened(handle, flags);
-        }
+        None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | told),
     }
 }
 
@@ -57,7 +58,7 @@ pub(super) fn created_flags(on: &OpenedOn) -> FopenFlags {
     match on {
         OpenedOn::Transaction { flush } => private_flags(*flush),
         OpenedOn::Backing => private_flags(true),
-        OpenedOn::Version(_) => private_flags(false),
+        OpenedOn::Version { flush, .. } => private_flags(*flush),
     }
 }
 

@@ -85,8 +85,10 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
     };
     let root = Dir::open_root(&config.backing).map_err(backing)?;
     let store = open_store(&config, &root)?;
+    let request_limit = request_limit();
     let settings = Settings {
-        lock_timeout: below_kernel_timeout(config.lock_timeout),
+        lock_timeout: below_kernel_timeout(config.lock_timeout, request_limit),
+        request_limit,
         readers: config.readers,
         durability: config.durability,
         rules: Rules::default(),
@@ -193,14 +195,18 @@ fn open_store(config: &MountConfig, root: &Dir) -> Result<Option<Store>, ServeEr
 }
 
 /// The kernel aborts the whole mount when one request is older than fs.fuse.max_request_timeout
-/// (seconds, 0: never), so no open may wait that long.
-fn below_kernel_timeout(wanted: Duration) -> Duration {
+/// (seconds, 0: never), so nothing may wait that long.
+fn request_limit() -> Option<Duration> {
     let limits = ["default_request_timeout", "max_request_timeout"].map(|name| {
         let text = std::fs::read_to_string(format!("/proc/sys/fs/fuse/{name}"));
         text.ok().and_then(|t| t.trim().parse::<u64>().ok())
     });
     let limit = limits.into_iter().flatten().filter(|s| *s > 0).min();
-    let Some(limit) = limit.map(|seconds| Duration::from_secs(seconds) / 2) else {
+    limit.map(|seconds| Duration::from_secs(seconds) / 2)
+}
+
+fn below_kernel_timeout(wanted: Duration, limit: Option<Duration>) -> Duration {
+    let Some(limit) = limit else {
         return wanted;
     };
     if limit < wanted {

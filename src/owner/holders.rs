@@ -16,18 +16,40 @@ pub(super) enum Holds {
     Nothing,
 }
 
-/// Looks for a descriptor of an inode number that is open for writing.
-pub(super) fn holds(process: u32, inode: u64, device: Option<u64>) -> Holds {
+/// How a descriptor has to be open to count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Access {
+    Write,
+    Any,
+}
+
+/// See [`super::Processes::holds_open`].
+pub(super) fn holds_at_all(process: u32, inode: u64, device: Option<u64>) -> Option<bool> {
+    match holds(process, inode, device, Access::Any) {
+        Holds::Yes => Some(true),
+        Holds::No => Some(false),
+        Holds::Nothing => match files::open(format!("/proc/{process}/fdinfo")) {
+            Err(Errno::ACCESS | Errno::PERM) => {
+                let alive = status::state(process) == status::State::Alive;
+                (!alive).then_some(false)
+            }
+            _ => Some(false),
+        },
+    }
+}
+
+/// Looks for a descriptor of an inode number.
+pub(super) fn holds(process: u32, inode: u64, device: Option<u64>, access: Access) -> Holds {
     let mut holds = Holds::Nothing;
     if let Ok(fdinfo) = files::open(format!("/proc/{process}/fdinfo")) {
-        holds = holds_in(process, fdinfo, inode, device);
+        holds = holds_in(process, fdinfo, inode, device, access);
     }
     if holds == Holds::Nothing && has_siblings(process) {
         // The first thread may have ended before the others, who hold on to the descriptors.
         let sibling = status::living_thread(process).filter(|&(tid, _)| tid != process);
         if let Some((tid, _)) = sibling {
             if let Ok(fdinfo) = files::open(format!("/proc/{process}/task/{tid}/fdinfo")) {
-                holds = holds_in(process, fdinfo, inode, device);
+                holds = holds_in(process, fdinfo, inode, device, access);
             }
         }
     }
@@ -41,11 +63,17 @@ fn has_siblings(process: u32) -> bool {
         .is_ok_and(|stat| stat.st_nlink > 3)
 }
 
-fn holds_in(process: u32, fdinfo: OwnedFd, inode: u64, device: Option<u64>) -> Holds {
+fn holds_in(
+    process: u32,
+    fdinfo: OwnedFd,
+    inode: u64,
+    device: Option<u64>,
+    access: Access,
+) -> Holds {
     let mut any = false;
     let found = files::find_number(&fdinfo, |fd| {
         any = true;
-        let mount = is_open_for_writing(&fdinfo, fd, inode)?;
+        let mount = is_open(&fdinfo, fd, inode, access)?;
         device
             .is_none_or(|device| is_on(process, mount, device))
             .then_some(())
@@ -57,14 +85,14 @@ fn holds_in(process: u32, fdinfo: OwnedFd, inode: u64, device: Option<u64>) -> H
     }
 }
 
-/// If a descriptor is open for writing on a file of that inode number, the mount it is of.
-fn is_open_for_writing(fdinfo: &OwnedFd, fd: u32, inode: u64) -> Option<u64> {
+/// If a descriptor is open on a file of that inode number, the mount it is of.
+fn is_open(fdinfo: &OwnedFd, fd: u32, inode: u64, wanted: Access) -> Option<u64> {
     let mut name = [0; 10];
     let file = files::open_at(fdinfo.as_fd(), decimal(fd, &mut name)).ok()?;
     // The lines of interest come first and are shorter than this, whatever follows.
     let mut text = [0; 256];
     let length = retry_on_intr(|| read(&file, &mut text)).ok()?;
-    describes_a_writer(&text[..length], inode)
+    describes(&text[..length], inode, wanted)
 }
 
 /// Is a mount of a process (by the id in `fdinfo`) of the file system with that device number? Yes
@@ -97,7 +125,7 @@ fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
 }
 
 /// Reads the text of `/proc/PID/fdinfo/N`; see proc_pid_fdinfo(5).
-fn describes_a_writer(text: &[u8], inode: u64) -> Option<u64> {
+fn describes(text: &[u8], inode: u64, wanted: Access) -> Option<u64> {
     let (mut flags, mut ino, mut mount) = (None, None, None);
     for (key, value) in fields(text) {
         match key {
@@ -112,13 +140,14 @@ fn describes_a_writer(text: &[u8], inode: u64) -> Option<u64> {
     }
     let flags = flags?;
     let access = flags & libc::O_ACCMODE as u64;
-    let writes = access != libc::O_RDONLY as u64 && flags & libc::O_PATH as u64 == 0;
-    mount.filter(|_| ino == Some(inode) && writes)
+    let writes = access != libc::O_RDONLY as u64 || wanted == Access::Any;
+    let counts = writes && flags & libc::O_PATH as u64 == 0;
+    mount.filter(|_| ino == Some(inode) && counts)
 }
 
 /// See [`super::Processes::anyone_holds`].
 pub(super) fn anyone_holds(search: &Search) -> bool {
-    match holds(search.opener, search.inode, search.device) {
+    match holds(search.opener, search.inode, search.device, Access::Write) {
         Holds::Yes => true,
         // An exiting process shows no descriptors, but closes them before it loses its children.
         held if !search.shared && (held == Holds::No || status::is_parent(search.opener)) => {
@@ -132,7 +161,8 @@ fn any_process_holds(search: &Search) -> bool {
     let myself = std::process::id();
     let found = find_process(|process| {
         let other = process != myself && process != search.opener;
-        (other && holds(process, search.inode, search.device) == Holds::Yes).then_some(())
+        (other && holds(process, search.inode, search.device, Access::Write) == Holds::Yes)
+            .then_some(())
     });
     found.is_some()
 }
@@ -147,7 +177,7 @@ fn find_process<T>(visit: impl FnMut(u32) -> Option<T>) -> Option<T> {
 fn a_child_holds(search: &Search) -> Option<bool> {
     let mut exiting = false;
     for child in children(search.opener)? {
-        match holds(child, search.inode, search.device) {
+        match holds(child, search.inode, search.device, Access::Write) {
             Holds::Yes => return Some(true),
             Holds::No => {}
             Holds::Nothing => exiting = true,
@@ -242,24 +272,23 @@ mod tests {
     #[test]
     fn a_descriptor_counts_if_inode_and_access_mode_fit() {
         let fdinfo = |flags: &str| format!("pos:\t0\nflags:\t{flags}\nmnt_id:\t31\nino:\t42\n");
-        for (flags, writer) in [
-            ("0100000", false),
-            ("0100001", true),
-            ("0100002", true),
-            ("02100001", true),
-            ("010000000", false),
-            ("010000002", false),
+        let look = |text: &str, inode, access| describes(text.as_bytes(), inode, access);
+        for (flags, writer, open) in [
+            ("0100000", false, true),
+            ("0100001", true, true),
+            ("0100002", true, true),
+            ("02100001", true, true),
+            ("010000000", false, false),
+            ("010000002", false, false),
         ] {
-            assert_eq!(
-                describes_a_writer(fdinfo(flags).as_bytes(), 42),
-                writer.then_some(31),
-                "{flags}"
-            );
-            let other = describes_a_writer(fdinfo(flags).as_bytes(), 4);
-            assert_eq!(other, None, "{flags}");
+            let text = fdinfo(flags);
+            let (writes, opens) = (writer.then_some(31), open.then_some(31));
+            assert_eq!(look(&text, 42, Access::Write), writes, "{flags}");
+            assert_eq!(look(&text, 42, Access::Any), opens, "{flags}");
+            assert_eq!(look(&text, 4, Access::Any), None, "{flags}");
         }
-        assert_eq!(describes_a_writer(b"", 42), None);
-        assert_eq!(describes_a_writer(b"ino:\t42\n", 42), None);
+        assert_eq!(look("", 42, Access::Any), None);
+        assert_eq!(look("ino:\t42\n", 42, Access::Any), None);
     }
 
     #[test]

@@ -18,6 +18,9 @@
 //!   read at any time: they take no lock that is held across a request.
 //! * `stat` is read only when no thread of the process has an address space left, that is, no
 //!   `VmSize` line in its `status`. Such a process is past everything `execve` does.
+//! * `syscall` is read only of a thread that is in a request which is not answered yet. `execve`
+//!   takes the lock only when the other threads of the process have ended, which such a one has
+//!   not; and it is not in `execve` itself.
 //! * `maps` is read only when `VmExe` is not zero. From the moment `execve` takes the lock for
 //!   the new address space until it has released it, the process shows the new address space,
 //!   in which the bounds of the program's code are not set yet.
@@ -41,6 +44,7 @@ mod holders;
 mod status;
 mod watch;
 
+use holders::{Access, Holds};
 pub use watch::ProcessWatch;
 
 /// A thread that is alive, or at least not reaped yet.
@@ -66,6 +70,11 @@ pub struct Thread {
     /// fatal signal to the process, the death of a sibling that ends the whole process, and an
     /// `execve` of a sibling all show as a pending SIGKILL, which always counts.
     pub interrupted: bool,
+    /// A signal is pending that has interrupted the call this thread is in, whatever its default
+    /// action is: a call that is made again afterwards by the kernel (`ERESTARTSYS`) may be ended
+    /// by it, and only by one that is sure to be for this thread. (A signal to a process of many
+    /// threads goes to its first thread, unless that blocks it.)
+    pub signalled: bool,
 }
 
 /// How a process ended.
@@ -122,6 +131,17 @@ pub trait Processes: Send + Sync {
     /// Whether the process holds a descriptor of this inode number that is open for writing.
     /// A descriptor that only names a file (`O_PATH`) does not count.
     fn holds_open_for_writing(&self, process: u32, inode: u64) -> bool;
+
+    /// Whether the process holds a descriptor of this inode number at all (`O_PATH` ones do not
+    /// count). None if that can't be told: it belongs to somebody into whose processes this one has
+    /// no view.
+    fn holds_open(&self, process: u32, inode: u64, device: Option<u64>) -> Option<bool>;
+
+    /// Whether the call of fcntl(2) that a thread is in asks for an open file description lock
+    /// (true), or for a traditional one (false). None if that can't be told.
+    ///
+    /// The thread must be in a request that is not answered yet.
+    fn locks_description(&self, tid: u32) -> Option<bool>;
 
     /// Whether any process holds a descriptor of this inode number that is open for writing.
     ///
@@ -188,7 +208,15 @@ impl Processes for Proc {
     }
 
     fn holds_open_for_writing(&self, process: u32, inode: u64) -> bool {
-        holders::holds(process, inode, None) == holders::Holds::Yes
+        holders::holds(process, inode, None, Access::Write) == Holds::Yes
+    }
+
+    fn holds_open(&self, process: u32, inode: u64, device: Option<u64>) -> Option<bool> {
+        holders::holds_at_all(process, inode, device)
+    }
+
+    fn locks_description(&self, tid: u32) -> Option<bool> {
+        status::locks_description(tid)
     }
 
     fn anyone_holds(&self, search: &Search) -> bool {

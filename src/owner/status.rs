@@ -21,7 +21,10 @@ pub(super) struct Status {
     zombie: bool,
     /// `VmExe` is not zero: the code of the program is in place.
     has_code: bool,
+    /// For the thread, or for its process.
     pending: u64,
+    /// For the thread alone.
+    own: u64,
     blocked: u64,
     ignored: u64,
 }
@@ -89,6 +92,24 @@ fn living_sibling(process: u32) -> Option<(u32, Status)> {
     .ok()?
 }
 
+/// See [`super::Processes::locks_description`].
+pub(super) fn locks_description(tid: u32) -> Option<bool> {
+    let text = files::slurp(format_args!("/proc/{tid}/syscall")).ok()?;
+    is_description_lock(&text)
+}
+
+/// Reads `/proc/TID/syscall` of a thread inside fcntl(2): the number of the call and its arguments,
+/// of which the second is the command. Those of 32-bit programs have numbers of their own.
+fn is_description_lock(text: &[u8]) -> Option<bool> {
+    let mut words = text.split(u8::is_ascii_whitespace);
+    let command = words.nth(2)?.strip_prefix(b"0x")?;
+    match number::<i32>(command, 16)? {
+        libc::F_OFD_GETLK | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => Some(true),
+        libc::F_GETLK | libc::F_SETLK | libc::F_SETLKW | 12..=14 => Some(false),
+        _ => None,
+    }
+}
+
 /// Field 52 of `/proc/PID/stat`, `exit_code`, in the form of `wait(2)`.
 fn exit_code(stat: &[u8]) -> Option<i32> {
     // The second field is the name in parentheses. It may contain both spaces and parentheses,
@@ -116,7 +137,11 @@ impl Status {
                 b"VmSize" => status.has_memory = true,
                 b"VmExe" => status.has_code = number::<u64>(value, 10)? > 0,
                 b"Threads" => status.threads = number(value, 10)?,
-                b"SigPnd" | b"ShdPnd" => status.pending |= number::<u64>(value, 16)?,
+                b"SigPnd" => {
+                    status.own = number(value, 16)?;
+                    status.pending |= status.own;
+                }
+                b"ShdPnd" => status.pending |= number::<u64>(value, 16)?,
                 b"SigBlk" => status.blocked = number(value, 16)?,
                 b"SigIgn" => {
                     status.ignored = number(value, 16)?;
@@ -142,6 +167,7 @@ impl Status {
             exiting: !self.has_memory,
             in_exec: self.in_exec(),
             interrupted: self.is_interrupted(),
+            signalled: self.is_signalled(tid),
             name: self.name,
         }
     }
@@ -149,6 +175,14 @@ impl Status {
     fn is_interrupted(&self) -> bool {
         let kill = bit(libc::SIGKILL);
         self.pending & (kill | (!self.blocked & !self.ignored & !harmless())) != 0
+    }
+
+    /// See [`Thread::signalled`]; signal(7) and complete_signal() in kernel/signal.c.
+    fn is_signalled(&self, tid: u32) -> bool {
+        let first = self.threads == 1 || tid == self.process;
+        let mine = if first { self.pending } else { self.own };
+        let kill = self.pending & bit(libc::SIGKILL);
+        kill | (mine & !self.blocked & !self.ignored) != 0
     }
 
     /// Whether the kernel shows us the process's exit code: the rule of ptrace(2) for
@@ -267,6 +301,45 @@ mod tests {
     }
 
     #[test]
+    fn any_signal_that_is_surely_for_the_thread_interrupts_a_call_that_is_made_again() {
+        let child = bit(libc::SIGCHLD);
+        let signalled = |own, shared, threads, tid| {
+            let status = Status {
+                pending: own | shared,
+                own,
+                threads,
+                process: 7,
+                ..Status::default()
+            };
+            status.is_signalled(tid)
+        };
+        assert!(signalled(child, 0, 3, 8));
+        assert!(signalled(0, child, 1, 7));
+        assert!(signalled(0, child, 3, 7));
+        // It may be for any of the others.
+        assert!(!signalled(0, child, 3, 8));
+        assert!(signalled(0, bit(libc::SIGKILL), 3, 8));
+        assert!(!signalled(0, 0, 1, 7));
+    }
+
+    #[test]
+    fn the_command_of_a_call_of_fcntl_tells_the_two_kinds_of_locks_apart() {
+        let text = |command: &str| format!("72 0x3 {command} 0x7ffe 0x0 0x0 0x0 0x7f 0x7f\n");
+        for (command, kind) in [
+            ("0x26", Some(true)),
+            ("0x25", Some(true)),
+            ("0x6", Some(false)),
+            ("0x7", Some(false)),
+            ("0xe", Some(false)),
+            ("0x0", None),
+        ] {
+            assert_eq!(is_description_lock(text(command).as_bytes()), kind);
+        }
+        assert_eq!(is_description_lock(b"running\n"), None);
+        assert_eq!(is_description_lock(b""), None);
+    }
+
+    #[test]
     fn a_status_is_read_line_by_line() {
         let text = b"Name:\ta\\\\b\\nc: d\nUmask:\t0022\nTgid:\t7\nPid:\t8\nPPid:\t9\n\
             Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nVmSize:\t    3060 kB\nVmExe:\t      20 kB\n\
@@ -283,6 +356,7 @@ mod tests {
             has_code: true,
             zombie: false,
             pending: 1 << 63 | 1,
+            own: 1,
             blocked: 2,
             ignored: 3,
         };

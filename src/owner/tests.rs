@@ -161,6 +161,7 @@ fn a_thread_is_known_with_its_process_its_parent_and_its_name() -> Result {
         exiting: false,
         in_exec: false,
         interrupted: false,
+        signalled: false,
     };
     assert_ne!(tid, expected.process);
     assert_eq!(thread, Some(expected));
