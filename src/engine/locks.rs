@@ -86,6 +86,11 @@ impl Locks {
         })
     }
 
+    fn tells(&self, handle: HandleId) -> bool {
+        let through = self.handles.get(&handle);
+        through.is_none_or(|through| through.tells)
+    }
+
     /// Is it a lock of a process, that we would not be told of if the process closed the file?
     fn is_untold(&self, space: Space, lock: &Lock) -> bool {
         let through = self.handles.get(&lock.handle);
@@ -207,9 +212,9 @@ impl Engine {
         };
         let lock = call.lock(mode);
         match self.first_against(key, call.space, &lock) {
-            (None, _) => done(Ok(None)),
-            (found, false) => done(Ok(found)),
-            (_, true) => self.spawn(move |engine| {
+            None => done(Ok(None)),
+            Some((found, false)) => done(Ok(Some(found))),
+            Some((_, true)) => self.spawn(move |engine| {
                 done(Ok(engine.standing(key, call.space, &lock)));
             }),
         }
@@ -223,6 +228,13 @@ impl Engine {
             inode.locked = true;
         }
         Ok(key)
+    }
+
+    /// Has a program asked for a lock on a file? The next one may be taken through whatever is opened
+    /// now.
+    pub(super) fn is_locked(&self, key: Key) -> bool {
+        let state = self.state.lock();
+        state.tree.inode(key).is_some_and(|inode| inode.locked)
     }
 
     fn note_handle(&self, caller: Caller, call: &LockCall) {
@@ -258,13 +270,12 @@ impl Engine {
         grant(woken);
     }
 
-    /// The first lock that stands against one, and whether all that do are doubtful.
-    fn first_against(&self, key: Key, space: Space, lock: &Lock) -> (Option<Lock>, bool) {
+    /// The first lock that stands against one, and whether that is doubtful.
+    fn first_against(&self, key: Key, space: Space, lock: &Lock) -> Option<(Lock, bool)> {
         let locks = self.locks.lock();
         let against = locks.table.against(FileId(key.0), space, lock);
-        let certain = against.iter().find(|held| !locks.is_doubtful(held));
-        let first = certain.or(against.first()).copied();
-        (first, certain.is_none())
+        let first = *against.first()?;
+        Some((first, locks.is_doubtful(&first)))
     }
 
     /// The second try of a request that must not wait, by a thread of the pool.
@@ -296,26 +307,19 @@ impl Engine {
     fn standing(&self, key: Key, space: Space, lock: &Lock) -> Option<Lock> {
         let end = Instant::now() + ON_ITS_WAY;
         loop {
-            let (first, doubtful) = self.first_against(key, space, lock);
-            let first = first?;
+            let (held, doubtful) = self.first_against(key, space, lock)?;
             if !doubtful || Instant::now() > end {
-                return Some(first);
+                return Some(held);
             }
-            let against = {
-                let locks = self.locks.lock();
-                let against = locks.table.against(FileId(key.0), space, lock);
-                let tells = |l: &Lock| locks.handles.get(&l.handle).is_none_or(|t| t.tells);
-                let untold = against.into_iter().filter(|held| !tells(held));
-                untold.collect::<Vec<_>>()
-            };
-            for held in against {
-                if self.is_stale(key, space, &held) {
-                    self.forget_lock(key, &held);
-                } else if held.process != lock.process
-                    && self.has_open(key, held.process) == Some(true)
-                {
-                    return Some(held);
-                }
+            if self.is_stale(key, space, &held) {
+                self.forget_lock(key, &held);
+                continue;
+            }
+            // One that does not tell stands for as long as its process has the file open.
+            let tells = self.locks.lock().tells(held.handle);
+            let other = held.process != lock.process;
+            if !tells && other && self.has_open(key, held.process) == Some(true) {
+                return Some(held);
             }
             std::thread::sleep(AGAIN);
         }

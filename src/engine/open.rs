@@ -419,8 +419,7 @@ impl Engine {
                 version
             }
         };
-        // A file that programs lock: its next lock may be taken through this.
-        let flush = self.state.lock().tree.inode(key).is_some_and(|i| i.locked);
+        let flush = self.is_locked(key);
         let handle = self.add_handle(Handle::reader(version.clone(), flush));
         let on = OpenedOn::Version { version, flush };
         Ok(Opened { handle, on })
@@ -451,8 +450,9 @@ impl Engine {
             self.drop_handle_of(transaction, !flags.changes());
             return Err(errno);
         }
-        let flush = flags.changes();
-        let handle = Handle::transaction(transaction.clone(), flags.write, flush);
+        let handle = Handle::transaction(transaction.clone(), flags.write, flags.changes());
+        // The close of one that only reads matters to the locks of its process.
+        let flush = flags.changes() || self.is_locked(wish.inode);
         Ok(Opened {
             handle: self.add_handle(handle),
             on: OpenedOn::Transaction { flush },

@@ -52,7 +52,7 @@ fn count(step: &str) -> String {
 fn all_are_counted(step: &str) {
     let all = format!("{}\n", PROCESSES * ROUNDS);
     as_each_user(|mount| {
-        let said = python(mount.command("python3"), mount.point(), &count(step));
+        let said = python(mount.command("python3"), mount.point(), "f", &count(step));
         assert_eq!(said, all);
         assert_eq!(mount.read_behind("f"), all.trim());
     });
@@ -142,7 +142,10 @@ fn flock_with_a_file_that_is_not_there_yet_runs_one_command_after_the_other() {
 
 /// Eight processes deliver to a mailbox by Python's mailbox module: dot lock and lockf.
 fn deliver(command: Command, dir: &Path) -> String {
+    // (Two processes that find no mailbox each make one, and the second empties that of the first: so
+    // it is there.)
     let script = "import mailbox\n\
+         open('inbox', 'w').close()\n\
          children = []\n\
          for number in range(8):\n\
          \x20   child = os.fork()\n\
@@ -166,7 +169,7 @@ fn deliver(command: Command, dir: &Path) -> String {
          box = mailbox.mbox('inbox')\n\
          subjects = sorted(mail['subject'] for mail in box)\n\
          say(len(box), subjects == [f'{n}-{m}' for n in range(8) for m in range(5)])\n";
-    python(command, dir, script)
+    python(command, dir, "f", script)
 }
 
 #[test]

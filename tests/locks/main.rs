@@ -26,7 +26,7 @@ def attempt(call, *args):
         call(*args)
         return "got"
     except OSError as e:
-        return errno.errorcode[e.errno]
+        return errno.errorcode[e.errno].replace("EDEADLOCK", "EDEADLK")
 def flock(fd, how):
     return attempt(fcntl.flock, fd, how)
 def lockf(fd, how, start=0, length=0):
@@ -49,7 +49,7 @@ def elsewhere(what):
                     os.close(fd)
                 except OSError:
                     pass
-        f = os.open("f", os.O_RDONLY)
+        f = os.open('f', os.O_RDONLY)
         os.write(write, repr(eval(what, globals(), {"f": f})).encode())
         os._exit(0)
     os.close(write)
@@ -61,9 +61,10 @@ def elsewhere(what):
     return eval(answer)
 "#;
 
-/// Runs a Python script in a directory, and returns what it printed.
-fn python(mut command: Command, dir: &Path, script: &str) -> String {
-    let script = format!("{LOCKING}{script}");
+/// Runs a Python script in a directory, with a file of this name in the place of `f`, and returns
+/// what it printed.
+fn python(mut command: Command, dir: &Path, name: &str, script: &str) -> String {
+    let script = format!("{LOCKING}{script}").replace("'f'", &format!("'{name}'"));
     command.arg("-c").arg(&script).current_dir(dir);
     let output = common::finish(command.stdin(Stdio::null()));
     assert!(
@@ -81,20 +82,25 @@ fn bare() -> tempfile::TempDir {
     tempfile::tempdir().expect("a directory")
 }
 
-/// Runs a script on a bare directory, and on a mount of each user: all must print the same. The file
-/// `f` is there, with ten bytes.
+/// Runs a script on a bare directory, and on a mount of each user, there also with a file that has no
+/// versions (`f.db`) in the place of `f`: all must print the same. The file is there, with ten bytes.
 ///
 /// (Readers do not wait for writers on these mounts: a program can have `f` open to write while
 /// another opens it to read. Two that open it to write would take turns.)
 fn same_as_bare(script: &str) -> String {
     let bare = bare();
     std::fs::write(bare.path().join("f"), "0123456789").expect("a file");
-    let expected = python(Command::new("python3"), bare.path(), script);
+    let expected = python(Command::new("python3"), bare.path(), "f", script);
     for user in [User::Root, User::Ordinary] {
         let mount = options().user(user).arg("--readers=snapshot").mount();
-        mount.bash("printf 0123456789 > f");
-        let seen = python(mount.command("python3"), mount.point(), script);
-        assert_eq!(seen, expected, "on a mount of {user:?}");
+        for name in ["f", "f.db"] {
+            mount.bash("rm -rf *; printf 0123456789 | tee f > f.db");
+            let seen = python(mount.command("python3"), mount.point(), name, script);
+            let mut lines = seen.lines().zip(expected.lines()).enumerate();
+            let other = lines.find(|(_, (seen, expected))| seen != expected);
+            assert_eq!(other, None, "{name} on a mount of {user:?}");
+            assert_eq!(seen.len(), expected.len());
+        }
         mount.unmount();
     }
     expected

@@ -241,20 +241,21 @@ fn names_do_not_matter_to_locks() {
     let said = same_as_bare(
         "f = os.open('f', os.O_RDONLY)\n\
          say(flock(f, EXCLUSIVE | NB))\n\
-         os.link('f', 'g')\n\
-         os.rename('f', 'h')\n\
+         g, h, tmp = (name + 'f'[1:] for name in ('g', 'h', 'tmp'))\n\
+         os.link('f', g)\n\
+         os.rename('f', h)\n\
          open('f', 'w').close()\n\
          def other(name):\n\
          \x20   fd = os.open(name, os.O_RDONLY)\n\
          \x20   return flock(fd, EXCLUSIVE | NB)\n\
-         say(other('f'), other('g'), other('h'))\n\
-         os.unlink('g')\n\
-         os.unlink('h')\n\
+         say(other('f'), other(g), other(h))\n\
+         os.unlink(g)\n\
+         os.unlink(h)\n\
          say(flock(os.open(f'/proc/self/fd/{f}', os.O_RDONLY), EXCLUSIVE | NB))\n\
-         open('tmp', 'w').close()\n\
-         t = os.open('tmp', os.O_RDONLY)\n\
+         open(tmp, 'w').close()\n\
+         t = os.open(tmp, os.O_RDONLY)\n\
          say(flock(t, EXCLUSIVE | NB))\n\
-         os.rename('tmp', 'f')\n\
+         os.rename(tmp, 'f')\n\
          say(other('f'))\n",
     );
     assert_eq!(said, "got\ngot EAGAIN EAGAIN\nEAGAIN\ngot\nEAGAIN\n");
@@ -267,6 +268,7 @@ fn many_ranges_of_many_processes_end_as_on_a_bare_directory() {
          chance = random.Random(7)\n\
          children = []\n\
          w = os.open('f', os.O_RDWR)\n\
+         pids = []\n\
          for number in range(4):\n\
          \x20   (there, their), (back, answer) = os.pipe(), os.pipe()\n\
          \x20   child = os.fork()\n\
@@ -280,6 +282,7 @@ fn many_ranges_of_many_processes_end_as_on_a_bare_directory() {
          \x20               got = lockf(f, how, start, length)\n\
          \x20               os.write(answer, f'{got} {seen}\\n'.encode())\n\
          \x20       os._exit(0)\n\
+         \x20   pids.append(child)\n\
          \x20   os.close(there)\n\
          \x20   os.close(answer)\n\
          \x20   children.append((their, os.fdopen(back)))\n\
@@ -288,7 +291,10 @@ fn many_ranges_of_many_processes_end_as_on_a_bare_directory() {
          \x20   start, length = chance.randrange(20), chance.randrange(8)\n\
          \x20   order, answer = children[number]\n\
          \x20   os.write(order, f'{kind} {start} {length}\\n'.encode())\n\
-         \x20   say(number, kind, start, length, answer.readline().strip())\n",
+         \x20   say(number, kind, start, length, answer.readline().strip())\n\
+         for pid in pids:\n\
+         \x20   os.kill(pid, signal.SIGKILL)\n\
+         \x20   os.waitpid(pid, 0)\n",
     );
 }
 
@@ -299,7 +305,7 @@ fn a_read_only_mount_has_locks_too() {
     let mount = crate::options().backing(bare.path()).arg("-oro").mount();
     let script = "a, b = os.open('f', os.O_RDONLY), os.open('f', os.O_RDONLY)\n\
          say(flock(a, EXCLUSIVE | NB), flock(b, EXCLUSIVE | NB), lockf(a, SHARED | NB))\n";
-    let said = crate::python(mount.command("python3"), mount.point(), script);
+    let said = crate::python(mount.command("python3"), mount.point(), "f", script);
     assert_eq!(said, "got EAGAIN got\n");
     // It has no store in BACKING, so nobody knows its daemon by that.
     let mut umount = mount.command(crate::common::LATCHFS);

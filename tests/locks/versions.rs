@@ -23,14 +23,14 @@ fn a_lock_on_an_old_version_excludes_lockers_of_the_new_ones() {
         for version in 1..4 {
             mount.bash(&format!("printf new{version} > f"));
             drop_caches();
-            let said = crate::python(mount.command("python3"), mount.point(), script);
+            let said = crate::python(mount.command("python3"), mount.point(), "f", script);
             assert_eq!(said, format!("EAGAIN EAGAIN new{version}\n"));
         }
         holder.tell("on");
         // It has kept its version, and what it gives back is the lock of the file.
         holder.expect("old");
         holder.expect("closed");
-        let said = crate::python(mount.command("python3"), mount.point(), script);
+        let said = crate::python(mount.command("python3"), mount.point(), "f", script);
         assert_eq!(said, "got EAGAIN new3\n");
         holder.tell("on");
         holder.succeed();
@@ -57,7 +57,7 @@ fn a_lock_on_a_file_being_created_stays_when_it_appears() {
         writer.expect("written");
         let script = "f = open('new')\n\
             say(f.read(), flock(f, SHARED | NB))\n";
-        let try_it = || crate::python(mount.command("python3"), mount.point(), script);
+        let try_it = || crate::python(mount.command("python3"), mount.point(), "f", script);
         assert_eq!(try_it(), "x EAGAIN\n");
         writer.tell("on");
         writer.expect("closed");
@@ -116,6 +116,7 @@ fn a_rollback_leaves_the_locks_of_others() {
         let said = crate::python(
             mount.command("python3"),
             mount.point(),
+            "f",
             "f = os.open('f', os.O_RDONLY)\n\
              say(flock(f, SHARED | NB), os.read(f, 9).decode())\n",
         );
@@ -150,7 +151,7 @@ fn a_traditional_lock_of_a_process_goes_with_its_descriptor_though_a_child_has_a
         holder.expect("got");
         let script = "f = os.open('f', os.O_RDWR)\n\
             say(lockf(f, EXCLUSIVE | NB))\n";
-        let try_it = || crate::python(mount.command("python3"), mount.point(), script);
+        let try_it = || crate::python(mount.command("python3"), mount.point(), "f", script);
         assert_eq!(try_it(), "EAGAIN\n");
         // One that waits is told, too.
         let mut waiter = spawn(mount, &script.replace(" | NB", ""));

@@ -121,7 +121,7 @@ fn a_killed_waiter_does_not_get_the_lock() {
         holder.tell("on");
         holder.expect("closed");
         let script = "f = os.open('f', os.O_RDONLY)\nsay(flock(f, EXCLUSIVE | NB))\n";
-        let said = python(mount.command("python3"), mount.point(), script);
+        let said = python(mount.command("python3"), mount.point(), "f", script);
         assert_eq!(said, "got\n");
         holder.tell("on");
         holder.succeed();
@@ -140,14 +140,16 @@ fn a_handled_signal_ends_a_wait_for_a_lock_or_lets_it_go_on_as_its_handler_says(
             mount,
             "signal.signal(signal.SIGUSR1, lambda *_: say('signal'))\n\
              signal.signal(signal.SIGCHLD, lambda *_: say('child'))\n\
+             class InterruptedWait(Exception):\n\
+             \x20   pass\n\
              def give_up(*_):\n\
-             \x20   raise TimeoutError\n\
+             \x20   raise InterruptedWait\n\
              signal.signal(signal.SIGALRM, give_up)\n\
              f = os.open('f', os.O_RDONLY)\n\
              say('asks')\n\
              try:\n\
              \x20   say(flock(f, EXCLUSIVE))\n\
-             except TimeoutError:\n\
+             except InterruptedWait:\n\
              \x20   say('gave up')\n",
         );
         patient.expect("asks");
@@ -240,6 +242,7 @@ fn there_is_no_deadlock_of_open_file_descriptions() {
         let said = python(
             mount.command("python3"),
             mount.point(),
+            "f",
             "a = os.open('f', os.O_RDWR)\n\
              b = os.open('f', os.O_RDWR)\n\
              assert ofd(a, fcntl.F_WRLCK, 0, 1) == ofd(b, fcntl.F_WRLCK, 1, 1) == 'got'\n\
