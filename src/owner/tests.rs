@@ -568,3 +568,77 @@ memory.close(); say('closed'); hold()"
     }
     Ok(())
 }
+
+// Locks
+
+#[test]
+fn a_descriptor_counts_as_open_however_it_is_open() -> Result {
+    use std::os::unix::fs::MetadataExt;
+    let file = tempfile::NamedTempFile::new()?;
+    let (inode, device) = (file.as_file().metadata()?.ino(), None);
+    let holder = |redirection: &str| {
+        let mut shell = Command::new("sh");
+        let script = format!("exec 9{redirection}; echo ready; read line");
+        let mut child = shell
+            .args(["-c", &script])
+            .arg(file.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut ready = [0; 6];
+        std::io::Read::read_exact(child.stdout.as_mut().ok_or("no output")?, &mut ready)?;
+        Ok::<_, Box<dyn std::error::Error>>(child)
+    };
+    for (redirection, holds) in [("<\"$0\"", true), (">\"$0\"", true), ("<&0", false)] {
+        let mut child = holder(redirection)?;
+        let seen = Proc.holds_open(child.id(), inode, device);
+        drop(child.stdin.take());
+        child.wait()?;
+        assert_eq!(seen, Some(holds), "{redirection}");
+        assert_eq!(Proc.holds_open(child.id(), inode, device), Some(false));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_thread_that_waits_for_a_lock_tells_which_kind() -> Result {
+    let file = tempfile::NamedTempFile::new()?;
+    let script = "import fcntl, os, struct, sys\n\
+        path, command = sys.argv[1], int(sys.argv[2])\n\
+        lock = struct.pack('hhxxxxqqixxxx', fcntl.F_WRLCK, 0, 0, 0, 0)\n\
+        f = os.open(path, os.O_RDWR)\n\
+        fcntl.fcntl(f, fcntl.F_OFD_SETLK, lock)\n\
+        if os.fork() == 0:\n\
+        \x20   os.close(f)\n\
+        \x20   g = os.open(path, os.O_RDWR)\n\
+        \x20   print(os.getpid(), flush=True)\n\
+        \x20   fcntl.fcntl(g, command, lock)\n\
+        \x20   os._exit(0)\n\
+        sys.stdin.read()\n\
+        os.close(f)\n\
+        os.wait()\n";
+    for (command, description) in [(libc::F_SETLKW, false), (libc::F_OFD_SETLKW, true)] {
+        let mut program = Command::new("python3")
+            .args(["-c", script])
+            .arg(file.path())
+            .arg(command.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        let output = program.stdout.take().ok_or("no output")?;
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line)?;
+        let waiter: u32 = line.trim().parse()?;
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let mut seen = None;
+        while seen.is_none() && std::time::Instant::now() < end {
+            seen = Proc.locks_description(waiter);
+        }
+        // It gets the lock when the program ends, and ends too.
+        drop(program.stdin.take());
+        program.wait()?;
+        assert_eq!(seen, Some(description));
+    }
+    assert_eq!(Proc.locks_description(u32::MAX), None);
+    Ok(())
+}
