@@ -53,7 +53,7 @@ impl Engine {
     /// # Errors
     /// `ESTALE` if what it stood for is gone.
     pub fn attributes(&self, node: NodeId) -> Result<Attributes, Errno> {
-        let (key, reported, transaction, version, valid, provisional) = {
+        let (key, reported, names, transaction, version, valid, provisional) = {
             let state = self.state.lock();
             let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
             let (transaction, version) = state.tree.alive(node);
@@ -61,7 +61,16 @@ impl Engine {
             // By another name, a hard link may be replaced without the kernel hearing of it.
             let calm = inode.current == node && !inode.linked;
             let valid = if calm { VALID } else { Duration::ZERO };
-            (key, inode.reported, transaction, version, valid, creating)
+            let names = inode.names.len();
+            (
+                key,
+                inode.reported,
+                names,
+                transaction,
+                version,
+                valid,
+                creating,
+            )
         };
         if let Some(transaction) = transaction
             && let Some(stat) = self.private_stat(&transaction)?
@@ -72,7 +81,8 @@ impl Engine {
             // To everyone but its writer it exists, and is empty.
             let shadow = creating.inner.lock().shadow.clone().ok_or(Errno::STALE)?;
             let mut stat = rustix::fs::fstat(shadow.file())?;
-            (stat.st_size, stat.st_blocks, stat.st_nlink) = (0, 0, 1);
+            (stat.st_size, stat.st_blocks) = (0, 0);
+            stat.st_nlink = names.max(1) as _;
             return Ok(Attributes::changing(reported, stat));
         }
         if let Some(version) = version {
@@ -124,7 +134,10 @@ impl Engine {
         if let Some(file) = content {
             let mut stat = rustix::fs::fstat(&*file)?;
             // The shadow has no name of its own, but the file has.
-            stat.st_nlink = if detached { 0 } else { stat.st_nlink.max(1) };
+            stat.st_nlink = match detached {
+                true => 0,
+                false => self.links(transaction.inode),
+            };
             return Ok(Some(stat));
         }
         if base_gone || phase == Phase::Pending {
@@ -142,6 +155,21 @@ impl Engine {
             return Ok(Some(stat));
         }
         Ok(None)
+    }
+
+    /// How many names a file has: those that it will have, if it is being created.
+    fn links(&self, key: Key) -> u64 {
+        let (known, ask) = {
+            let state = self.state.lock();
+            let inode = state.tree.inode(key);
+            let ask = inode.is_some_and(|inode| inode.linked && !inode.is_provisional());
+            (inode.map_or(0, |inode| inode.names.len()), ask)
+        };
+        let links = match ask {
+            true => self.at_place(key, |dir, name, _| Ok(dir.stat_at(name)?.st_nlink)),
+            false => Ok(known as u64),
+        };
+        links.unwrap_or(known as u64).max(1)
     }
 
     fn subject(&self, node: NodeId) -> Result<Subject, Errno> {

@@ -192,10 +192,14 @@ impl Engine {
         if self.settings.durability != Durability::None {
             rustix::fs::fsync(shadow.file())?;
         }
+        let before = self.current_node(transaction.inode);
         let published = self.publish(transaction.inode, &shadow)?;
-        if self.settings.durability == Durability::Full
-            && let Err(errno) = published.dirs.iter().try_for_each(Dir::sync)
-        {
+        let durable = match self.settings.durability {
+            Durability::Full => published.dirs.iter().try_for_each(Dir::sync),
+            _ => Ok(()),
+        };
+        self.tell_watchers(transaction.inode, before);
+        if let Err(errno) = durable {
             error!(
                 "{}: updated by pid {} ({}), but the directory could not be made durable ({errno}): \
                  a power cut may bring the old version back",
@@ -286,15 +290,20 @@ impl Engine {
             }
             let mut dirs = vec![dir.clone()];
             for other in &more {
-                dirs.push(self.publish_again(&dir, &name, other)?);
+                let to = self.dir(other.parent)?;
+                let goes = to
+                    .stat_at(&other.name)
+                    .ok()
+                    .filter(|stat| stat.st_nlink <= 1);
+                self.while_vacant(goes.as_ref(), Some(key), || {
+                    self.publish_again(&dir, &name, other).map(drop)
+                })?;
+                dirs.push(to);
             }
             let version = Version::new(shadow.file().clone(), false);
             let who = identity(&rustix::fs::fstat(shadow.file())?);
             let mut state = self.state.lock();
             state.tree.published(key, who, &version);
-            if let Some(inode) = state.tree.inode_mut(key) {
-                inode.replaces = false;
-            }
             return Ok(Published { dirs, version });
         }
     }
@@ -316,7 +325,10 @@ impl Engine {
         let (expected, replaces) = {
             let state = self.state.lock();
             let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
-            (inode.identity, inode.replaces)
+            (
+                inode.identity,
+                state.tree.is_replacing(name.parent, &name.name),
+            )
         };
         match (dir.stat_at(&name.name), expected) {
             (Err(Errno::NOENT), None) => Ok(Place::Free),

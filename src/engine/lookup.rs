@@ -59,6 +59,14 @@ impl Attributes {
             valid: Duration::ZERO,
         }
     }
+
+    /// Of a version that is not the file any more.
+    fn superseded(mut self) -> Self {
+        self.stat.st_nlink = 0;
+        // Or the kernel would ask again, and be told of the file.
+        self.valid = VALID;
+        self
+    }
 }
 
 /// An open directory: its entries as they were when reading it began.
@@ -229,6 +237,7 @@ impl Engine {
                 reported: claim.reported,
                 valid,
             }),
+            None if claim.superseded => self.attributes(claim.node).map(Attributes::superseded),
             None => self.attributes(claim.node),
         };
         match attributes {
@@ -288,6 +297,8 @@ impl Engine {
         const PAGE: usize = 32;
         let listing = self.listing(handle)?;
         if offset == 0 {
+            // These first: one that is published meanwhile is then found twice, and not never.
+            let provisional = self.state.lock().tree.provisional_names(listing.key);
             let mut entries = match &listing.dir {
                 Some(dir) => dir.list()?,
                 None => Vec::new(),
@@ -295,7 +306,7 @@ impl Engine {
             if listing.key == ROOT {
                 entries.retain(|entry| entry.name.as_bytes() != DIRECTORY.as_bytes());
             }
-            self.add_provisional(&listing, &mut entries);
+            self.add_provisional(provisional, &mut entries);
             *listing.entries.lock() = Arc::new(entries);
         }
         let entries = listing.entries.lock().clone();
@@ -319,23 +330,19 @@ impl Engine {
         Ok(page.collect())
     }
 
-    /// Adds the names of files being created, and leaves what they replace in once.
-    fn add_provisional(&self, listing: &Listing, entries: &mut Vec<Listed>) {
-        let created: Vec<Listed> = {
-            let state = self.state.lock();
-            let names = state.tree.provisional_names(listing.key).into_iter();
-            let created = names.map(|(name, key)| Listed {
-                name: name.to_os_string(),
-                ino: state.tree.inode(key).map_or(0, |inode| inode.reported),
-                kind: FileType::RegularFile,
-            });
-            created.collect()
-        };
-        let names: HashSet<&OsStr> = created.iter().map(|entry| &*entry.name).collect();
-        if !names.is_empty() {
-            entries.retain(|entry| !names.contains(&*entry.name));
-            entries.extend(created);
+    /// Adds the names of files being created, and leaves what has the same name in once.
+    fn add_provisional(&self, names: Vec<(Arc<OsStr>, Key)>, entries: &mut Vec<Listed>) {
+        if names.is_empty() {
+            return;
         }
+        let taken: HashSet<&OsStr> = names.iter().map(|(name, _)| &**name).collect();
+        entries.retain(|entry| !taken.contains(&*entry.name));
+        let state = self.state.lock();
+        entries.extend(names.iter().map(|(name, key)| Listed {
+            name: (**name).into(),
+            ino: state.tree.inode(*key).map_or(0, |inode| inode.reported),
+            kind: FileType::RegularFile,
+        }));
     }
 
     /// lookup of a name in an open directory, for a listing with attributes.
@@ -371,6 +378,8 @@ pub(super) struct Claim {
     pub private: bool,
     /// Nobody writes the file, and it has one name: what is told may be believed for a while.
     pub calm: bool,
+    /// It is to be shown as what it is: a version without a name.
+    pub superseded: bool,
 }
 
 /// Claims the node id that a thread gets for an inode. Under the same lock as what found the
@@ -388,6 +397,7 @@ pub(super) fn claim(state: &mut State, caller: Caller, key: Key) -> Result<Claim
             && !inode.linked
             && node == inode.current
             && !state.redirects.contains_key(&caller.tid),
+        superseded: false,
     })
 }
 

@@ -11,6 +11,7 @@
 //! - [`locks`]: flock(2) and fcntl(2).
 //! - [`lookup`]: names to node ids, listings. [`names`]: rename, unlink and link.
 //!   [`make`]: mkdir, mknod, symlink.
+//! - [`superseded`]: how those who watch a version hear that it is not the file any more.
 
 pub mod attributes;
 pub mod close;
@@ -25,6 +26,7 @@ mod name_locks;
 pub mod names;
 pub mod open;
 mod redirect;
+pub mod superseded;
 pub mod transaction;
 pub mod tree;
 pub mod version;
@@ -139,6 +141,9 @@ pub trait KernelCache: Send + Sync {
     /// Has it ask again for the attributes of a node id. Takes no lock of the kernel that a
     /// request may hold (unlike dropping a name).
     fn drop_attributes(&self, node: NodeId);
+
+    /// Has it tell those who watch an old version of a file that this is gone. Returns at once.
+    fn superseded(&self, old: superseded::Superseded);
 }
 
 /// What happened so far.

@@ -127,12 +127,7 @@ impl Engine {
             .map(|thread| thread.process);
         let names = self.names.exclusive([parent]);
         let provisional = self.is_provisional(parent, name);
-        let replaces = {
-            let state = self.state.lock();
-            let key = state.tree.child(parent, name);
-            key.and_then(|key| state.tree.inode(key))
-                .is_some_and(|inode| inode.replaces)
-        };
+        let replaces = self.state.lock().tree.is_replacing(parent, name);
         let mut last = self.stat_in_flight(parent, name);
         let mut last_link = true;
         if !provisional || replaces {
@@ -307,7 +302,7 @@ impl Engine {
     /// rename(2) and renameat2(2).
     ///
     /// # Errors
-    /// Through `done`, what BACKING says; `EBUSY` for an exchange with a file being created.
+    /// Through `done`, what BACKING says.
     pub fn rename(self: &Arc<Self>, caller: Caller, rename: Rename, done: Done<()>) {
         let keys = self.store().and_then(|_| {
             let parent = self.key_of(rename.parent)?;
@@ -362,14 +357,24 @@ impl Engine {
         let to_flight = self.is_provisional(new_parent, new_name);
         let (from, to) = (self.dir(parent)?, self.dir(new_parent)?);
         let exchange = flags.contains(RenameFlags::EXCHANGE);
-        if exchange && (from_flight || to_flight) {
-            return Err(Errno::BUSY);
-        }
         if flags.contains(RenameFlags::NOREPLACE) && to_flight {
             return Err(Errno::EXIST);
         }
         let mut over = to.stat_at(new_name).ok();
-        if from_flight {
+        if exchange && (from_flight || to_flight) {
+            // BACKING has one of them at most. What they gave up by an earlier rename goes first.
+            if from_flight {
+                self.drop_given_up(parent, name, &from)?;
+            }
+            if to_flight {
+                self.drop_given_up(new_parent, new_name, &to)?;
+            }
+            match (from_flight, to_flight) {
+                (true, false) => to.rename(new_name, &from, name, RenameFlags::NOREPLACE)?,
+                (false, true) => from.rename(name, &to, new_name, RenameFlags::NOREPLACE)?,
+                _ => {}
+            }
+        } else if from_flight {
             match &over {
                 Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(Errno::EXIST),
                 Some(stat) if is_dir(stat) => return Err(Errno::ISDIR),
@@ -377,6 +382,9 @@ impl Engine {
             }
             // What it gave up by an earlier rename was removed in the mount then.
             self.drop_given_up(parent, name, &from)?;
+            if flags.contains(RenameFlags::WHITEOUT) {
+                from.make_node(name, FileType::CharacterDevice.as_raw_mode(), 0)?;
+            }
         } else {
             if !exchange {
                 self.check_replaceable(&from, name, new_parent, new_name)?;
@@ -406,11 +414,8 @@ impl Engine {
                     state.tree.detach(new_parent, new_name);
                 }
                 move_name(&mut state, (parent, name), (new_parent, new_name));
-                if from_flight
-                    && let Some(key) = state.tree.child(new_parent, new_name)
-                    && let Some(inode) = state.tree.inode_mut(key)
-                {
-                    inode.replaces = over.is_some();
+                if from_flight && over.is_some() {
+                    state.tree.set_replacing(new_parent, new_name);
                 }
             }
         }
@@ -468,12 +473,7 @@ impl Engine {
 
     /// A file being created was renamed over another, and is now renamed away: the other is gone.
     fn drop_given_up(&self, parent: Key, name: &OsStr, dir: &Dir) -> Result<(), Errno> {
-        let replaces = {
-            let mut state = self.state.lock();
-            let key = state.tree.child(parent, name);
-            let inode = key.and_then(|key| state.tree.inode_mut(key));
-            inode.is_some_and(|inode| std::mem::take(&mut inode.replaces))
-        };
+        let replaces = self.state.lock().tree.is_replacing(parent, name);
         let unlink = || {
             let stat = dir.stat_at(name)?;
             let last = Some(&stat).filter(|stat| is_last(stat));

@@ -44,9 +44,12 @@ pub(crate) struct Redirect {
     pub looked: bool,
     /// It has looked for something. A magic link has nothing to look for.
     pub walked: bool,
+    /// It is shown a version that is not the file any more, and that this is so.
+    pub superseded: bool,
     /// When it was sent.
     pub since: Instant,
-    names: Vec<Name>,
+    /// The names by which it is led there.
+    pub names: Vec<Name>,
 }
 
 /// A thread that was sent to look again, but not for what it finds there: from that it can't be
@@ -97,6 +100,7 @@ impl State {
             transaction,
             looked: false,
             walked: false,
+            superseded: false,
             since: Instant::now(),
             names: self.names_of(inode),
         };
@@ -197,12 +201,14 @@ impl State {
         }
         redirect.looked = true;
         let (node, key) = (redirect.target, redirect.inode);
+        let superseded = redirect.superseded;
         self.tree.looked_up(node);
         Some(Claim {
             node,
             reported: self.tree.inode(key)?.reported,
             private: true,
             calm: false,
+            superseded,
         })
     }
 }

@@ -93,8 +93,6 @@ pub struct Inode {
     pub transaction: Option<Arc<Transaction>>,
     /// It was seen with more than one hard link.
     pub linked: bool,
-    /// Being created, and renamed over a file that exists: its commit replaces that one.
-    pub replaces: bool,
     /// A program has asked for a lock on it.
     pub locked: bool,
     /// Its inode in BACKING is being rewritten in place: nobody may open it now.
@@ -183,6 +181,8 @@ pub struct Tree {
     in_flight: HashSet<Key>,
     /// The names of files being created, by directory: BACKING's own listing lacks them.
     provisional: HashMap<Key, HashSet<Arc<OsStr>>>,
+    /// Those among them that BACKING has for another file, which the commit will replace.
+    replacing: Map<Name, ()>,
     /// The number to report for files whose number in BACKING is not it.
     renumbered: Map<Identity, u64>,
     /// Numbers that are reported for such a file, and so are not free for the file of BACKING
@@ -207,6 +207,7 @@ impl Tree {
             children: Map::default(),
             in_flight: HashSet::new(),
             provisional: HashMap::new(),
+            replacing: Map::default(),
             renumbered: Map::default(),
             taken: Map::default(),
             dropped_dirs: Vec::new(),
@@ -257,6 +258,14 @@ impl Tree {
         self.inodes.get_mut(&key).map(|inode| &mut **inode)
     }
 
+    /// Has the kernel been told of a node id, and not forgotten it?
+    pub fn is_known(&self, id: NodeId) -> bool {
+        match self.inode(Key(id.0)) {
+            Some(inode) => inode.lookups > 0,
+            None => self.nodes.get(&id).is_some_and(|node| node.lookups > 0),
+        }
+    }
+
     /// The inode a node id belongs to.
     pub fn inode_of(&self, id: NodeId) -> Option<(Key, &Inode)> {
         let first = Key(id.0);
@@ -278,6 +287,17 @@ impl Tree {
         names
             .filter_map(|name| Some((name.clone(), self.child(parent, name)?)))
             .collect()
+    }
+
+    /// A file being created was renamed over one of BACKING, which its commit replaces.
+    pub fn set_replacing(&mut self, parent: Key, name: &OsStr) {
+        let name = Arc::from(name);
+        self.replacing.insert(Name { parent, name }, ());
+    }
+
+    /// Is it the name of a file being created, and of another one in BACKING?
+    pub fn is_replacing(&self, parent: Key, name: &OsStr) -> bool {
+        self.replacing.contains(&NameRef { parent, name })
     }
 
     /// All inodes with a transaction in flight.
@@ -363,7 +383,6 @@ impl Tree {
             current: first_node(key),
             transaction: None,
             linked: false,
-            replaces: false,
             locked: false,
             rewriting: false,
             last: None,
@@ -594,6 +613,7 @@ impl Tree {
 
     /// A name is no longer that of a file being created.
     fn settle(&mut self, name: &NameRef) {
+        self.replacing.remove(name);
         if let Some(names) = self.provisional.get_mut(&name.parent) {
             names.remove(name.name);
             if names.is_empty() {

@@ -5,6 +5,7 @@ mod convert;
 mod lock_kind;
 mod opened;
 pub mod session;
+mod walker;
 mod wire;
 
 use crate::backing::Errno;
@@ -15,6 +16,7 @@ use crate::engine::locks::LockCall;
 use crate::engine::lookup::{Entry, ListedEntry};
 use crate::engine::names::Rename;
 use crate::engine::open::{OpenFlags, Opened};
+use crate::engine::superseded::Superseded;
 use crate::engine::tree::NodeId;
 use crate::locks::{Lock, Mode, Range, Space};
 use crate::sync::Arc;
@@ -32,6 +34,7 @@ use rustix::fs::FileType;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::mpsc::Sender;
 use std::time::SystemTime;
 use wire::{Answer, Device, Page};
 
@@ -83,14 +86,22 @@ impl Adapter {
 
 /// The kernel's cache of a session.
 #[derive(Debug)]
-struct Cache(fuser::Notifier);
+struct Cache {
+    notifier: fuser::Notifier,
+    walker: Sender<Superseded>,
+}
 
 impl crate::engine::KernelCache for Cache {
     fn drop_attributes(&self, node: NodeId) {
         // A negative offset: the attributes only, no pages.
-        if let Err(error) = self.0.inval_inode(INodeNo(node.0), -1, 0) {
+        if let Err(error) = self.notifier.inval_inode(INodeNo(node.0), -1, 0) {
             debug!("attributes of node {} not dropped: {error}", node.0);
         }
+    }
+
+    fn superseded(&self, old: Superseded) {
+        // It fails if the thread could not do its work, which has been logged.
+        let _ = self.walker.send(old);
     }
 }
 

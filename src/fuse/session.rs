@@ -109,7 +109,10 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
     })?;
     let copy = session.as_fd().try_clone_to_owned();
     let _ = device.set(copy.map_err(|e| internal("can't copy the descriptor of /dev/fuse", e))?);
-    engine.set_kernel(Box::new(super::Cache(session.notifier())));
+    let walker = super::walker::start(engine.clone(), config.mountpoint.clone())
+        .map_err(|e| internal("can't start a thread", e))?;
+    let notifier = session.notifier();
+    engine.set_kernel(Box::new(super::Cache { notifier, walker }));
     let background = session
         .spawn()
         .map_err(|e| internal("can't start a thread", e))?;
