@@ -395,6 +395,7 @@ pub(super) fn claim(state: &mut State, caller: Caller, key: Key) -> Result<Claim
         private: in_flight.is_some_and(|t| t.node == node),
         calm: in_flight.is_none()
             && !inode.linked
+            && !state.telling.contains_key(&key)
             && node == inode.current
             && !state.redirects.contains_key(&caller.tid),
         superseded: false,

@@ -96,6 +96,8 @@ pub(crate) struct State {
     parked: HashMap<Ticket, waiting::Parked>,
     redirects: HashMap<u32, Redirect>,
     spent: HashMap<u32, Spent>,
+    /// Files of which an old version is about to be shown, and of how many.
+    telling: HashMap<Key, u32>,
 }
 
 /// The engine over one BACKING.
@@ -142,8 +144,9 @@ pub trait KernelCache: Send + Sync {
     /// request may hold (unlike dropping a name).
     fn drop_attributes(&self, node: NodeId);
 
-    /// Has it tell those who watch an old version of a file that this is gone. Returns at once.
-    fn superseded(&self, old: superseded::Superseded);
+    /// Has it tell those who watch an old version of a file that this is gone, and then calls
+    /// [`Engine::told`]. Returns at once; false if it can't.
+    fn superseded(&self, old: superseded::Superseded) -> bool;
 }
 
 /// What happened so far.
@@ -183,6 +186,7 @@ impl Engine {
             parked: HashMap::new(),
             redirects: HashMap::new(),
             spent: HashMap::new(),
+            telling: HashMap::new(),
         };
         Ok(Arc::new(Self {
             root,

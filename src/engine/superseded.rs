@@ -27,7 +27,8 @@ use std::time::{Duration, Instant};
 /// watches it.
 #[derive(Debug)]
 pub struct Superseded {
-    inode: Key,
+    /// The file.
+    pub inode: Key,
     node: NodeId,
     /// The name that it had, and the way there.
     name: Name,
@@ -55,7 +56,7 @@ impl Engine {
             return;
         };
         let superseded = {
-            let state = self.state.lock();
+            let state: &mut State = &mut self.state.lock();
             // Mostly the kernel has forgotten it by now: the writer's LOOKUP took its dentry away.
             if !state.tree.is_known(node) {
                 return;
@@ -67,15 +68,31 @@ impl Engine {
             let Some(name) = inode.names.first().cloned() else {
                 return;
             };
+            let linked = inode.linked;
+            // Nobody is told from here on that the name may be believed for a while.
+            *state.telling.entry(key).or_default() += 1;
             Superseded {
                 inode: key,
                 node,
                 name,
                 path,
-                linked: inode.linked,
+                linked,
             }
         };
-        kernel.superseded(superseded);
+        if !kernel.superseded(superseded) {
+            self.told(key);
+        }
+    }
+
+    /// Who watches an old version of a file has been told.
+    pub fn told(&self, key: Key) {
+        let telling = &mut self.state.lock().telling;
+        if let Some(count) = telling.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                telling.remove(&key);
+            }
+        }
     }
 
     /// From now on LOOKUP leads this thread to an old version. Returns the path to walk, relative

@@ -99,9 +99,9 @@ impl crate::engine::KernelCache for Cache {
         }
     }
 
-    fn superseded(&self, old: Superseded) {
+    fn superseded(&self, old: Superseded) -> bool {
         // It fails if the thread could not do its work, which has been logged.
-        let _ = self.walker.send(old);
+        self.walker.send(old).is_ok()
     }
 }
 

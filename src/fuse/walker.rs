@@ -72,6 +72,7 @@ fn walk(engine: &Engine, mountpoint: &Path, inbox: &Receiver<Superseded>) {
         match next {
             Ok(old) => {
                 walk_to(engine, tid, mountpoint, &old);
+                engine.told(old.inode);
                 if let Some(believed) = old.believed() {
                     again.push_back((Instant::now() + believed, old));
                 }
