@@ -106,10 +106,19 @@ impl Engine {
             other => other?,
         };
         Ok(Attributes {
-            stat,
+            stat: self.without_store(key, stat),
             reported,
             valid,
         })
+    }
+
+    /// The root without the link that latchfs's own directory is to it. (A file system that counts
+    /// no links of directories says 1.)
+    fn without_store(&self, key: Key, mut stat: Stat) -> Stat {
+        if key == super::tree::ROOT && self.store.is_some() && stat.st_nlink > 2 {
+            stat.st_nlink -= 1;
+        }
+        stat
     }
 
     /// What a file was like that has no name any more.

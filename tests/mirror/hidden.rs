@@ -105,3 +105,14 @@ fn it_is_closed_to_everyone_but_who_mounts() {
         assert_eq!(store.permissions().mode() & 0o7777, 0o700);
     }
 }
+
+#[test]
+fn the_root_has_as_many_links_as_it_shows_directories() {
+    for user in BOTH {
+        let pair = Pair::new(user);
+        assert_eq!(
+            pair.mount.bash("stat -c %h .; mkdir d; stat -c %h ."),
+            "2\n3\n"
+        );
+    }
+}

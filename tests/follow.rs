@@ -1,0 +1,88 @@
+//! `tail -F`, which polls on a FUSE mount: what it notices, and what it does not.
+
+mod common;
+
+use common::{Mount, Running, Stopped, as_each_user, finish};
+use std::path::Path;
+
+fn tail(mount: &Mount, at: &Path) -> Running {
+    let script = format!(
+        "cd '{}' && exec tail -n +1 -s 0.05 --max-unchanged-stats=1 -F f 2>&1",
+        at.display()
+    );
+    mount.spawn("bash", &script)
+}
+
+fn sh(mount: &Mount, at: &Path, script: &str) {
+    let mut command = mount.command("bash");
+    command.args(["-c", script]).current_dir(at);
+    let output = finish(&mut command);
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// What it says of a file that has become another.
+fn replaced(tail: &Running) {
+    let line = tail.hear();
+    let said = [
+        "has been replaced",
+        "has become inaccessible",
+        "has appeared",
+    ];
+    assert!(said.iter().any(|words| line.contains(words)), "{line}");
+    if line.contains("inaccessible") {
+        let line = tail.hear();
+        assert!(line.contains("has appeared"), "{line}");
+    }
+}
+
+#[test]
+fn tail_follows_a_log_through_rotations_and_renames_over_it() {
+    as_each_user(|mount| {
+        let bare = mount.point().with_file_name("bare");
+        sh(mount, Path::new("/"), &format!("mkdir {}", bare.display()));
+        for at in [bare.as_path(), mount.point()] {
+            sh(mount, at, "echo first > f");
+            let tail = tail(mount, at);
+            tail.expect("first");
+            for n in 0..5 {
+                // A whole file each time, as logrotate and careful programs leave it.
+                sh(mount, at, &format!("echo over {n} > t; mv t f"));
+                replaced(&tail);
+                tail.expect(&format!("over {n}"));
+                sh(
+                    mount,
+                    at,
+                    &format!("echo rotated {n} > t; mv f f.1; mv t f"),
+                );
+                replaced(&tail);
+                tail.expect(&format!("rotated {n}"));
+            }
+        }
+    });
+}
+
+// The limit that docs/semantics.md tells of: the file's number is the same, and the handle keeps
+// its version. The control is the bare directory.
+#[test]
+fn tail_sees_nothing_of_an_overwrite_until_the_file_is_another() {
+    as_each_user(|mount| {
+        let bare = mount.point().with_file_name("bare");
+        sh(mount, Path::new("/"), &format!("mkdir {}", bare.display()));
+        for at in [bare.as_path(), mount.point()] {
+            sh(mount, at, "echo first > f");
+            let tail = tail(mount, at);
+            tail.expect("first");
+            {
+                // It opens the file now and then with O_NONBLOCK: not while it is being written.
+                let _stopped = Stopped::new(tail.pid());
+                sh(mount, at, "echo appended >> f");
+            }
+            if at == bare {
+                tail.expect("appended");
+            }
+            sh(mount, at, "echo over > t; mv t f");
+            replaced(&tail);
+            tail.expect("over");
+        }
+    });
+}
