@@ -33,6 +33,7 @@ impl Processes for Scripted {
             in_exec: false,
             interrupted: false,
             signalled: false,
+            groups: Vec::new(),
         })
     }
 

@@ -2,15 +2,21 @@
 
 use super::{Errno, Identity, Stat, identity, proc_path};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RawMode, RenameFlags, Timestamps, Uid, XattrFlags,
+    AtFlags, FileType, Gid, Mode, OFlags, RawMode, RenameFlags, StatxAttributes, StatxFlags,
+    Timestamps, Uid, XattrFlags,
 };
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::Arc;
+
+/// The extended attribute that is a file's ACL (acl(5)).
+pub const ACL_ACCESS: &str = "system.posix_acl_access";
+/// The one that is the ACL of what is made in a directory.
+pub const ACL_DEFAULT: &str = "system.posix_acl_default";
 
 /// A directory of BACKING, held open. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -116,6 +122,48 @@ impl Dir {
         let flags = access | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::LARGEFILE;
         let mode = Mode::from_raw_mode(mode as RawMode & 0o7777);
         Ok(File::from(rustix::fs::openat(self, name, flags, mode)?))
+    }
+
+    /// Could a version take the place of a file in it, as far as chattr(1) is concerned?
+    ///
+    /// # Errors
+    /// `EPERM` if it is immutable or only to be appended to.
+    pub fn check_changeable(&self, name: &OsStr) -> Result<(), Errno> {
+        let fixed = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        match rustix::fs::statx(self, name, flags, StatxFlags::empty()) {
+            Ok(stat) if stat.stx_attributes.intersects(fixed) => Err(Errno::PERM),
+            _ => Ok(()),
+        }
+    }
+
+    /// May this thread's user, `uid`, replace `file` in it? (unlink(2) on who may)
+    ///
+    /// # Errors
+    /// `EIO` and its like if that can't be told.
+    pub fn may_replace(&self, file: &Stat, uid: u32) -> Result<bool, Errno> {
+        let own = self.stat()?;
+        if own.st_mode & 0o1000 != 0 && uid != file.st_uid && uid != own.st_uid {
+            return Ok(false);
+        }
+        // Not faccessat(2), which asks about the real user.
+        // SAFETY: the path is a constant that ends in a NUL byte; the call writes nothing.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_faccessat2,
+                self.0.as_raw_fd(),
+                c"".as_ptr(),
+                libc::W_OK | libc::X_OK,
+                libc::AT_EACCESS | libc::AT_EMPTY_PATH,
+            )
+        };
+        if result == 0 {
+            return Ok(true);
+        }
+        match super::shadow::errno(std::io::Error::last_os_error()) {
+            Errno::ACCESS | Errno::PERM | Errno::ROFS => Ok(false),
+            errno => Err(errno),
+        }
     }
 
     /// Everything in it but `.` and `..`.

@@ -5,18 +5,20 @@
 //! several components, so nothing a program does to the tree meanwhile (renaming a directory
 //! away, putting a symbolic link in its place) can lead a call out of it.
 //!
-//! - [`dir`]: the name operations.
+//! - [`dir`]: the name operations. [`credentials`]: for whom a call is made.
 //! - [`shadow`]: shadow files, their copies and their publication under a name.
 //! - [`store`]: latchfs's own directory, `.latchfs`, and who serves it.
 //! - [`redo`]: rewriting an inode in place so that a crash in the middle is finished later.
 //! - [`recover`]: what the next mount puts right before it serves.
 
+pub mod credentials;
 pub mod dir;
 pub mod recover;
 pub mod redo;
 pub mod shadow;
 pub mod store;
 
+pub use credentials::Credentials;
 pub use dir::Dir;
 pub use rustix::io::Errno;
 

@@ -5,7 +5,7 @@
 //! either no record (the inode is untouched) or a record with the whole version, which
 //! [`replay`] copies again: rewriting twice gives the same content.
 
-use super::shadow::{Shadow, copy_range, data_ranges, errno};
+use super::shadow::{Shadow, clone_content, copy_range, data_ranges, errno};
 use super::store::{Store, read_file, since_epoch, write_file};
 use super::{Dir, Errno, Identity, dir, identity, proc_path};
 use rustix::fs::{FallocateFlags, Mode, OFlags, RenameFlags};
@@ -58,7 +58,11 @@ pub fn rewrite(
     let json = serde_json::to_vec(&content).map_err(|_| Errno::INVAL)?;
     rustix::fs::fsync(shadow.file())?;
     make_room(shadow.file(), target)?;
-    shadow.link(store.redo(), &data)?;
+    match shadow.link(store.redo(), &data) {
+        // It is on a file system that is mounted within BACKING.
+        Err(Errno::XDEV) => copy_to(shadow.file(), store.redo(), &data)?,
+        other => other?,
+    }
     let announced = announce(store, &record, &json);
     if announced.is_err() {
         let _ = store.redo().unlink(&data);
@@ -66,6 +70,23 @@ pub fn rewrite(
     }
     overwrite(shadow.file(), target)?;
     forget(store, &id)
+}
+
+/// Makes a durable copy of a file.
+fn copy_to(from: &File, dir: &Dir, name: &OsStr) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let copy = File::from(rustix::fs::openat(
+        dir,
+        name,
+        flags,
+        Mode::from_raw_mode(0o600),
+    )?);
+    let length = rustix::fs::fstat(from)?.st_size as u64;
+    clone_content(from, &copy, length)
+        .and_then(|()| rustix::fs::fsync(&copy))
+        .inspect_err(|_| {
+            let _ = dir.unlink(name);
+        })
 }
 
 /// The record appears whole and durable, after its data.

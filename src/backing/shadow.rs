@@ -2,6 +2,7 @@
 
 use super::store::Store;
 use super::{Dir, Errno, Stat, dir, proc_path};
+use crate::sync::Mutex;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawMode, RenameFlags, Uid};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -9,13 +10,16 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
+/// The extended attribute that holds a program's capabilities (capabilities(7)).
+const CAPABILITIES: &str = "security.capability";
+
 /// A shadow file. It has no name where the file system has `O_TMPFILE` (so that a crash leaves
 /// nothing behind), else a name in `.latchfs/tmp` that recovery removes.
 #[derive(Debug)]
 pub struct Shadow {
     file: Arc<File>,
     /// Its name in `.latchfs/tmp`, if it needed one.
-    named: Option<NamedTemp>,
+    named: Mutex<Option<NamedTemp>>,
 }
 
 #[derive(Debug)]
@@ -43,7 +47,7 @@ impl Shadow {
         match rustix::fs::openat(dir, ".", flags, mode) {
             Ok(fd) => Ok(Self {
                 file: Arc::new(File::from(fd)),
-                named: None,
+                named: Mutex::new(None),
             }),
             // EISDIR is what kernels before O_TMPFILE say, see open(2). EACCES: the user may write
             // the file but not its directory.
@@ -55,12 +59,16 @@ impl Shadow {
                     | OFlags::CLOEXEC
                     | OFlags::LARGEFILE;
                 let fd = rustix::fs::openat(store.tmp(), &name, flags, mode)?;
+                let stat = dir.stat()?;
+                if stat.st_mode & 0o2000 != 0 {
+                    rustix::fs::fchown(&fd, None, Some(Gid::from_raw(stat.st_gid)))?;
+                }
                 Ok(Self {
                     file: Arc::new(File::from(fd)),
-                    named: Some(NamedTemp {
+                    named: Mutex::new(Some(NamedTemp {
                         tmp: store.tmp().clone(),
                         name,
-                    }),
+                    })),
                 })
             }
             Err(e) => Err(e),
@@ -77,7 +85,7 @@ impl Shadow {
     /// # Errors
     /// `EEXIST` if it is not.
     pub fn link(&self, dir: &Dir, name: &OsStr) -> Result<(), Errno> {
-        match &self.named {
+        match &*self.named.lock() {
             // Not linkat: the temporary name must not make the published file look hard-linked.
             Some(temp) => temp
                 .tmp
@@ -94,16 +102,21 @@ impl Shadow {
 
     /// Makes the content the file `name` of `dir`, in one step for everyone who looks.
     pub fn replace(&self, dir: &Dir, name: &OsStr, store: &Store) -> Result<(), Errno> {
-        if let Some(temp) = &self.named {
-            return temp.tmp.rename(&temp.name, dir, name, RenameFlags::empty());
+        if self.named.lock().is_none() {
+            // linkat cannot replace, so the last step is a rename from a name of our own. If that
+            // fails, the name stays for another try: an unlinked file can't be linked again.
+            let (tmp, name) = (store.tmp().clone(), store.unique_name());
+            self.link(&tmp, &name)?;
+            *self.named.lock() = Some(NamedTemp { tmp, name });
         }
-        // linkat cannot replace, so the last step is a rename from a name of our own.
-        let (tmp, temp_name) = (store.tmp(), store.unique_name());
-        self.link(tmp, &temp_name)?;
-        tmp.rename(&temp_name, dir, name, RenameFlags::empty())
-            .inspect_err(|_| {
-                let _ = tmp.unlink(&temp_name);
-            })
+        let mut named = self.named.lock();
+        let Some(temp) = &*named else {
+            return Err(Errno::IO);
+        };
+        temp.tmp
+            .rename(&temp.name, dir, name, RenameFlags::empty())?;
+        *named = None;
+        Ok(())
     }
 }
 
@@ -204,7 +217,13 @@ pub fn errno(error: std::io::Error) -> Errno {
 pub fn copy_attributes(from: impl AsFd + Copy, stat: &Stat, to: &File) -> Result<(), Errno> {
     copy_owner(stat, to)?;
     copy_xattrs(from, to)?;
-    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))
+    if rustix::fs::fstat(to)?.st_mode == stat.st_mode {
+        return Ok(());
+    }
+    match rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)) {
+        Err(Errno::PERM) => Ok(()),
+        other => other,
+    }
 }
 
 /// Gives `to` the owner in `stat`, as far as allowed.
@@ -240,6 +259,10 @@ fn copy_xattrs(from: impl AsFd + Copy, to: &File) -> Result<(), Errno> {
         }
     }
     for name in dir::split_names(&names) {
+        // Capabilities are those of the content they were given to: any write takes them away.
+        if name == CAPABILITIES {
+            continue;
+        }
         let value = match dir::xattr(from, name) {
             Ok(value) => value,
             Err(Errno::NODATA | Errno::PERM | Errno::ACCESS) => continue,
@@ -272,7 +295,7 @@ pub fn drop_privileges(file: &File) -> Result<(), Errno> {
     if after != mode {
         rustix::fs::fchmod(file, Mode::from_raw_mode(after & 0o7777))?;
     }
-    match dir::remove_xattr(file, OsStr::new("security.capability")) {
+    match dir::remove_xattr(file, OsStr::new(CAPABILITIES)) {
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
         Err(e) => Err(e),
     }

@@ -8,6 +8,7 @@ use super::lookup::{Attributes, VALID};
 use super::transaction::{Phase, Transaction};
 use super::tree::{Key, NodeId};
 use super::{Caller, Done, Engine};
+use crate::backing::credentials::{APPROVED_BUT_SETGID, acting_as};
 use crate::backing::dir;
 use crate::backing::shadow::Shadow;
 use crate::backing::{Errno, Stat};
@@ -133,15 +134,28 @@ impl Engine {
 
     /// stat(2) of a transaction's private version; `None` if it has none any more.
     fn private_stat(&self, transaction: &Transaction) -> Result<Option<Stat>, Errno> {
-        let (content, base_gone, phase, detached, replaced) = {
+        let (content, base_gone, phase, detached, replaced, owned) = {
             let inner = transaction.inner.lock();
             let truncated = inner.dirty && inner.base.is_none();
             let detached = inner.detached.is_some();
             let content = inner.content();
-            (content, truncated, inner.phase, detached, inner.replaced)
+            let owned = inner.attributes_of.filter(|_| !inner.explicit.owner);
+            (
+                content,
+                truncated,
+                inner.phase,
+                detached,
+                inner.replaced,
+                owned,
+            )
         };
         if let Some(file) = content {
             let mut stat = rustix::fs::fstat(&*file)?;
+            if let Some(owned) = owned {
+                // Not the shadow's, where the daemon may not give that away: the commit will keep
+                // the file's inode then.
+                (stat.st_uid, stat.st_gid) = (owned.st_uid, owned.st_gid);
+            }
             // The shadow has no name of its own, but the file has.
             stat.st_nlink = match detached {
                 true => 0,
@@ -233,15 +247,16 @@ impl Engine {
             return done(Err(Errno::ROFS));
         }
         let Some(size) = change.size else {
-            let result = self.change_attributes(node, &change);
+            let result = self.change_as(caller, node, &change);
             return done(result.and_then(|()| self.attributes(node)));
         };
         match self.direct_to_truncate(caller, node, change.handle) {
             Ok(None) => {}
             Ok(Some(file)) => {
                 return self.spawn(move |engine| {
-                    let truncated = super::direct::truncate(&file, size, caller);
-                    let changed = truncated.and_then(|()| engine.change_attributes(node, &change));
+                    let who = engine.writer(caller).credentials;
+                    let truncated = super::direct::truncate(&file, size, &who);
+                    let changed = truncated.and_then(|()| engine.change_as(caller, node, &change));
                     done(changed.and_then(|()| engine.attributes(node)));
                 });
             }
@@ -266,7 +281,7 @@ impl Engine {
                     true => transaction.inner.lock().drop_privileges(),
                     false => Ok(()),
                 })
-                .and_then(|()| engine.change_attributes(node, &change));
+                .and_then(|()| engine.change_as(caller, node, &change));
             if !whole {
                 return done(result.and_then(|()| engine.attributes(node)));
             }
@@ -347,7 +362,9 @@ impl Engine {
             whole
         };
         if whole {
-            let base = self.version(transaction.inode);
+            let base = self
+                .check_changeable(&transaction)
+                .and_then(|()| self.version(transaction.inode));
             let mut inner = transaction.inner.lock();
             match base {
                 Ok((_, base)) => inner.base = Some(base),
@@ -355,6 +372,45 @@ impl Engine {
             }
         }
         (transaction, whole)
+    }
+
+    /// What the kernel has judged on the mount that the caller may change. For a change of owner or
+    /// ACL, whether set-group-id goes depends on the caller's groups.
+    fn change_as(&self, caller: Caller, node: NodeId, change: &Change) -> Result<(), Errno> {
+        let owner = change.uid.is_some() || change.gid.is_some();
+        let result = match owner {
+            true => self.without_setgid(caller, || self.change_attributes(node, change)),
+            false => self.change_attributes(node, change),
+        };
+        self.drop_attributes_of_others(node);
+        result
+    }
+
+    /// Does `work`, to which the caller has the right, so that the kernel drops set-group-id as it
+    /// would for the caller.
+    fn without_setgid<T>(
+        &self,
+        caller: Caller,
+        work: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        if !self.privileged || caller.uid == 0 {
+            return work();
+        }
+        let who = self.writer(caller).credentials;
+        acting_as(&who, APPROVED_BUT_SETGID, work)
+    }
+
+    /// A change through one node id of a file changes what the kernel believes of another.
+    fn drop_attributes_of_others(&self, node: NodeId) {
+        let others = self
+            .state
+            .lock()
+            .tree
+            .inode_of(node)
+            .and_then(|(key, inode)| (inode.current != node).then_some(key));
+        if let Some(key) = others {
+            self.drop_cached_attributes(key);
+        }
     }
 
     /// chmod, chown and utimens, in that order of need: chown clears bits that chmod may set.
@@ -423,9 +479,13 @@ impl Engine {
     /// getxattr(2): the whole value.
     ///
     /// # Errors
-    /// `ENODATA`, `ENOTSUP`, as BACKING says.
+    /// `ENODATA`, `ENOTSUP`, as BACKING says. Where the kernel judges by ACLs, a file that can't have
+    /// one (in a mount within BACKING) has none: the kernel would take an error for its judgement.
     pub fn xattr(&self, node: NodeId, name: &OsStr) -> Result<Vec<u8>, Errno> {
-        self.with_descriptor(node, |fd| dir::xattr(fd, name))
+        match self.with_descriptor(node, |fd| dir::xattr(fd, name)) {
+            Err(Errno::OPNOTSUPP) if self.acls && is_acl(name) => Err(Errno::NODATA),
+            other => other,
+        }
     }
 
     /// listxattr(2): names, each ended by a NUL byte. `trusted.*` is for the privileged (xattr(7)).
@@ -447,12 +507,17 @@ impl Engine {
     /// setxattr(2) with its flags.
     pub fn set_xattr(
         &self,
+        caller: Caller,
         node: NodeId,
         name: &OsStr,
         value: &[u8],
         flags: u32,
     ) -> Result<(), Errno> {
-        self.with_descriptor(node, |fd| dir::set_xattr(fd, name, value, flags))?;
+        let set = || self.with_descriptor(node, |fd| dir::set_xattr(fd, name, value, flags));
+        match is_acl(name) {
+            true => self.without_setgid(caller, set)?,
+            false => set()?,
+        }
         self.note_xattr(node, name);
         Ok(())
     }
@@ -465,11 +530,12 @@ impl Engine {
     }
 
     fn note_xattr(&self, node: NodeId, name: &OsStr) {
-        if name.as_bytes() == b"system.posix_acl_access"
-            && let Some(kernel) = self.kernel.get()
-        {
+        if is_acl(name) {
             // An ACL is the group's permissions too (acl(5)), and the kernel doesn't know.
-            kernel.drop_attributes(node);
+            if let Some(kernel) = self.kernel.get() {
+                kernel.drop_attributes(node);
+            }
+            self.drop_attributes_of_others(node);
         }
         if let Ok(Subject::Shadow(transaction, _)) = self.subject(node) {
             let mut inner = transaction.inner.lock();
@@ -482,6 +548,10 @@ impl Engine {
     pub fn stat_fs(&self) -> Result<rustix::fs::StatVfs, Errno> {
         rustix::fs::fstatvfs(&self.root)
     }
+}
+
+fn is_acl(name: &OsStr) -> bool {
+    name == dir::ACL_ACCESS || name == dir::ACL_DEFAULT
 }
 
 fn change_open(file: &File, change: &Change) -> Result<(), Errno> {

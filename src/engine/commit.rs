@@ -1,14 +1,13 @@
 //! How a version becomes the file, or does not.
 //!
 //! A commit makes the shadow's bytes durable, gives the shadow the file's name in one step, and
-//! makes the directory durable; [`Durability`] says how much of that is waited for. A file with
-//! further hard links keeps its inode, which is rewritten in place under a redo record.
+//! makes the directory durable; [`Durability`] says how much of that is waited for. Where a file has
+//! to keep its inode, see [`super::in_place`].
 
 use super::transaction::{Continuation, Phase, Postponed, Transaction};
 use super::tree::{Key, Name};
 use super::version::Version;
 use super::{Engine, State};
-use crate::backing::redo;
 use crate::backing::shadow::{self, Shadow};
 use crate::backing::store::{KeptRecord, since_epoch};
 use crate::backing::{Dir, Errno, Identity, Stat, identity};
@@ -16,13 +15,12 @@ use crate::config::Durability;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use log::{debug, error, warn};
-use rustix::fs::RenameFlags;
 
 /// How a version got its place.
-struct Published {
+pub(super) struct Published {
     /// The directories whose entries changed, to be made durable.
-    dirs: Vec<Dir>,
-    version: Arc<Version>,
+    pub(super) dirs: Vec<Dir>,
+    pub(super) version: Arc<Version>,
 }
 
 /// Why a commit failed.
@@ -45,8 +43,9 @@ enum Place {
     Free,
     /// It is the file, with this one name, or one that a rename gave up for this.
     Replaceable(Stat),
-    /// It is the file, and has further names.
-    Linked(Identity),
+    /// It is the file, whose inode has to stay: it has further names, or its writer may not replace
+    /// this one.
+    Fixed(Identity),
 }
 
 impl Engine {
@@ -193,7 +192,7 @@ impl Engine {
             rustix::fs::fsync(shadow.file())?;
         }
         let before = self.current_node(transaction.inode);
-        let published = self.publish(transaction.inode, &shadow)?;
+        let published = self.publish(transaction, &shadow)?;
         let durable = match self.settings.durability {
             Durability::Full => published.dirs.iter().try_for_each(Dir::sync),
             _ => Ok(()),
@@ -263,8 +262,9 @@ impl Engine {
     }
 
     /// Gives the shadow the file's name, in BACKING and in the table.
-    fn publish(&self, key: Key, shadow: &Shadow) -> Result<Published, Errno> {
+    fn publish(&self, transaction: &Transaction, shadow: &Shadow) -> Result<Published, Errno> {
         let store = self.store()?;
+        let key = transaction.inode;
         loop {
             let (name, more) = self.names_to_publish(key)?;
             let parents = more.iter().chain([&name]).map(|name| name.parent);
@@ -273,19 +273,33 @@ impl Engine {
                 continue;
             }
             let dir = self.dir(name.parent)?;
-            match self.place(key, &dir, &name)? {
-                Place::Free => shadow.link(&dir, &name.name).map_err(changed_behind)?,
+            let stays = match self.place(transaction, shadow, &dir, &name)? {
                 Place::Replaceable(stat) => {
                     let goes = Some(&stat).filter(|stat| stat.st_nlink <= 1);
-                    self.while_vacant(goes, Some(key), || shadow.replace(&dir, &name.name, store))?;
-                }
-                Place::Linked(who) => {
-                    drop(names);
-                    match self.publish_in_place(key, shadow, &dir, &name, who) {
-                        // Its names changed meanwhile.
-                        Err(Errno::AGAIN) => continue,
-                        other => return other,
+                    let replace = || shadow.replace(&dir, &name.name, store);
+                    match self.while_vacant(goes, Some(key), replace) {
+                        Ok(()) => None,
+                        // It may be written, but its directory not; or it is a mount of its own.
+                        Err(Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::XDEV)
+                            if self.is_identity(key, &stat) =>
+                        {
+                            Some(identity(&stat))
+                        }
+                        Err(errno) => return Err(errno),
                     }
+                }
+                Place::Fixed(who) => Some(who),
+                Place::Free => {
+                    shadow.link(&dir, &name.name).map_err(changed_behind)?;
+                    None
+                }
+            };
+            if let Some(who) = stays {
+                drop(names);
+                match self.publish_in_place(key, shadow, &dir, &name, who) {
+                    // Its names changed meanwhile.
+                    Err(Errno::AGAIN) => continue,
+                    other => return other,
                 }
             }
             let mut dirs = vec![dir.clone()];
@@ -300,7 +314,8 @@ impl Engine {
                 })?;
                 dirs.push(to);
             }
-            let version = Version::new(shadow.file().clone(), false);
+            let may_change = self.may_be_rewritten(&dir, shadow.file());
+            let version = Version::new(shadow.file().clone(), may_change);
             let who = identity(&rustix::fs::fstat(shadow.file())?);
             let mut state = self.state.lock();
             state.tree.published(key, who, &version);
@@ -317,11 +332,24 @@ impl Engine {
         Ok((first.clone(), more.to_vec()))
     }
 
+    /// Is it the file itself, and not one that a rename over it gave up?
+    fn is_identity(&self, key: Key, stat: &Stat) -> bool {
+        let state = self.state.lock();
+        state.tree.inode(key).and_then(|i| i.identity) == Some(identity(stat))
+    }
+
     /// What is at the name now.
     ///
     /// # Errors
     /// `ESTALE` if it is not what the mount left there.
-    fn place(&self, key: Key, dir: &Dir, name: &Name) -> Result<Place, Errno> {
+    fn place(
+        &self,
+        transaction: &Transaction,
+        shadow: &Shadow,
+        dir: &Dir,
+        name: &Name,
+    ) -> Result<Place, Errno> {
+        let key = transaction.inode;
         let (expected, replaces) = {
             let state = self.state.lock();
             let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
@@ -337,105 +365,14 @@ impl Engine {
             (Ok(stat), None) if replaces => Ok(Place::Replaceable(stat)),
             (Ok(_), None) => Err(Errno::STALE),
             (Ok(stat), Some(expected)) if identity(&stat) != expected => Err(Errno::STALE),
-            (Ok(stat), Some(who)) if stat.st_nlink > 1 => Ok(Place::Linked(who)),
-            (Ok(stat), Some(_)) => Ok(Place::Replaceable(stat)),
-        }
-    }
-
-    /// Rewrites the file's inode, so that its other hard links stay hard links of it.
-    fn publish_in_place(
-        &self,
-        key: Key,
-        shadow: &Shadow,
-        dir: &Dir,
-        name: &Name,
-        who: Identity,
-    ) -> Result<Published, Errno> {
-        let store = self.store()?;
-        let target = match redo::open_for_rewrite(dir, &name.name, who) {
-            // The name has changed since it was looked at.
-            Err(Errno::STALE | Errno::NOENT) => return Err(Errno::AGAIN),
-            other => other?,
-        };
-        let path = self.state.lock().tree.path(key).ok_or(Errno::STALE)?;
-        if !self.move_readers_away(key, dir)? {
-            return self.publish_under_all_names(key, shadow);
-        }
-        let set_rewriting = |rewriting| {
-            if let Some(inode) = self.state.lock().tree.inode_mut(key) {
-                inode.rewriting = rewriting;
+            (Ok(stat), Some(who)) => {
+                let stays = stat.st_nlink > 1 || self.must_stay(transaction, shadow, dir, &stat)?;
+                Ok(match stays {
+                    true => Place::Fixed(who),
+                    false => Place::Replaceable(stat),
+                })
             }
-        };
-        set_rewriting(true);
-        let rewritten = redo::rewrite(store, shadow, &target, &path)
-            .and_then(|()| {
-                shadow::copy_attributes(shadow.file(), &rustix::fs::fstat(shadow.file())?, &target)
-            })
-            .and_then(|()| redo::open_again(&target));
-        set_rewriting(false);
-        let version = Version::new(Arc::new(rewritten?), true);
-        self.state.lock().tree.published(key, who, &version);
-        let dirs = Vec::new();
-        Ok(Published { dirs, version })
-    }
-
-    /// For a file whose readers have had its inode open since before it got a second name, so that
-    /// it must not change: the version becomes a new inode, which gets all names the mount knows.
-    /// One after the other; a crash in between leaves each name a whole version.
-    fn publish_under_all_names(&self, key: Key, shadow: &Shadow) -> Result<Published, Errno> {
-        let store = self.store()?;
-        let names = self.state.lock().names_of(key);
-        let _locked = self.names.exclusive(names.iter().map(|name| name.parent));
-        if self.state.lock().names_of(key) != names {
-            // Somebody was faster; the caller comes again.
-            return Err(Errno::AGAIN);
         }
-        let (name, others) = names.split_first().ok_or(Errno::STALE)?;
-        let dir = self.dir(name.parent)?;
-        if (dir.stat_at(&name.name)?.st_nlink as usize) > names.len() {
-            warn!(
-                "{}: readers hold the old version, so what was written becomes a file of its own; \
-                 names of it that were made behind the mount keep the old content",
-                self.path_of(key)
-            );
-        }
-        let who = identity(&rustix::fs::fstat(shadow.file())?);
-        let old = dir.stat_at(&name.name)?;
-        self.while_vacant(Some(&old), Some(key), || {
-            shadow.replace(&dir, &name.name, store)
-        })?;
-        let mut dirs = vec![dir.clone()];
-        for other in others {
-            dirs.push(self.publish_again(&dir, name, other)?);
-        }
-        let version = Version::new(shadow.file().clone(), !others.is_empty());
-        self.state.lock().tree.published(key, who, &version);
-        Ok(Published { dirs, version })
-    }
-
-    /// Gives what was published as `name` of `dir` a further name, whatever is there now. Returns
-    /// the directory of that.
-    fn publish_again(&self, dir: &Dir, name: &Name, other: &Name) -> Result<Dir, Errno> {
-        let store = self.store()?;
-        let to = self.dir(other.parent)?;
-        let temp = store.unique_name();
-        dir.link(&name.name, store.tmp(), &temp)?;
-        store
-            .tmp()
-            .rename(&temp, &to, &other.name, RenameFlags::empty())?;
-        Ok(to)
-    }
-
-    /// Gives those who have the current version open a copy of it, before its inode changes.
-    /// False if the kernel reads the inode for them by itself.
-    fn move_readers_away(&self, key: Key, dir: &Dir) -> Result<bool, Errno> {
-        let Ok((_, version)) = self.version(key) else {
-            return Ok(true);
-        };
-        let from = version.file();
-        let copy = Shadow::create(dir, self.store()?, 0o600)?;
-        shadow::clone_content(&from, copy.file(), super::io::length(&from)?)?;
-        Ok(version.move_to(copy.file().clone()))
     }
 
     /// A transaction is over: its lease goes to the next, and whoever waited is answered.

@@ -6,12 +6,14 @@
 
 use super::io::Handle;
 use super::lookup::{Entry, claim};
+use super::make::NewMode;
 use super::open::{OpenFlags, Opened, OpenedOn, Wish};
+use super::transaction::Writer;
 use super::tree::{Key, NodeId};
 use super::version::Version;
 use super::{Caller, Done, Engine, State};
 use crate::backing::shadow;
-use crate::backing::{Dir, Errno, dir, identity};
+use crate::backing::{Credentials, Dir, Errno, dir, identity};
 use crate::config::Durability;
 use crate::rules::Policy;
 use crate::sync::Arc;
@@ -29,6 +31,8 @@ pub struct DirectFile {
     pub file: Arc<File>,
     /// May it be written?
     pub writable: bool,
+    /// Who opened it: at whose expense it is written.
+    pub who: Credentials,
     /// Bytes written so far.
     pub written: AtomicU64,
     /// What all handles of the node id share.
@@ -86,17 +90,27 @@ impl Engine {
     /// `ESTALE` if its node id stands for something else by now; what BACKING says.
     pub(super) fn open_direct(&self, wish: &Wish) -> Result<Opened, Errno> {
         let file = Arc::new(self.open_backing(wish.inode, wish.node, wish.flags)?);
+        // Of a reader's, nothing is asked.
+        let writer = wish.writer.as_ref();
+        let who = writer.map(|w| w.credentials.clone()).unwrap_or_default();
         if wish.flags.truncate {
-            truncate(&file, 0, wish.caller)?;
+            truncate(&file, 0, &who)?;
         }
         let version = self.direct_version(wish.inode, wish.node, &file)?;
-        Ok(self.direct_handle(file, wish.flags.write, version))
+        Ok(self.direct_handle(file, wish.flags.write, who, version))
     }
 
-    fn direct_handle(&self, file: Arc<File>, writable: bool, version: Arc<Version>) -> Opened {
+    fn direct_handle(
+        &self,
+        file: Arc<File>,
+        writable: bool,
+        who: Credentials,
+        version: Arc<Version>,
+    ) -> Opened {
         let direct = DirectFile {
             file,
             writable,
+            who,
             written: AtomicU64::new(0),
             _version: version,
         };
@@ -156,10 +170,10 @@ impl Engine {
     /// `EEXIST` if it is not free; what BACKING says.
     pub(super) fn create_direct(
         &self,
-        caller: Caller,
+        (caller, writer): (Caller, &Writer),
         (parent, dir): (Key, &Dir),
         name: &OsStr,
-        mode: u32,
+        mode: NewMode,
         flags: OpenFlags,
     ) -> Result<(Entry, Opened), Errno> {
         let access = match (flags.write, flags.read_write) {
@@ -167,8 +181,10 @@ impl Engine {
             (true, false) => OFlags::WRONLY,
             (false, false) => OFlags::RDONLY,
         };
-        let file = Arc::new(dir.create_file(name, access, mode)?);
-        self.give_to(&file, dir, caller)?;
+        let file = self.making(caller, mode.umask, || {
+            dir.create_file(name, access, mode.bits)
+        })?;
+        let file = Arc::new(file);
         let stat = rustix::fs::fstat(&file)?;
         let (claim, key) = {
             let mut state = self.state.lock();
@@ -184,7 +200,8 @@ impl Engine {
             }
         };
         let entry = self.entry(claim, Some(stat))?;
-        Ok((entry, self.direct_handle(file, flags.write, version)))
+        let who = writer.credentials.clone();
+        Ok((entry, self.direct_handle(file, flags.write, who, version)))
     }
 
     /// The file that a truncation is to act on at once, if it is a direct one. `handle`: the one
@@ -235,7 +252,7 @@ impl Engine {
     ) -> Result<u32, Errno> {
         use rustix::io::{IoSlice, ReadWriteFlags};
         if placement.drop_privileges {
-            shadow::drop_privileges(&direct.file)?;
+            shadow::drop_privileges(&direct.file, &direct.who)?;
         }
         let flags = match placement.append {
             // Where the end is, BACKING knows best.
@@ -246,7 +263,8 @@ impl Engine {
         while written < data.len() {
             let rest = [IoSlice::new(&data[written..])];
             let at = placement.offset + written as u64;
-            match rustix::io::pwritev2(&direct.file, &rest, at, flags) {
+            let write = || rustix::io::pwritev2(&direct.file, &rest, at, flags);
+            match self.approved(&direct.who, write) {
                 Ok(n) => written += n,
                 Err(Errno::INTR) => {}
                 // What could be written counts, as for write(2) itself.
@@ -301,15 +319,15 @@ impl Engine {
 }
 
 /// truncate(2) of a direct file.
-pub(super) fn truncate(file: &File, size: u64, caller: Caller) -> Result<(), Errno> {
+pub(super) fn truncate(file: &File, size: u64, who: &Credentials) -> Result<(), Errno> {
     rustix::fs::ftruncate(file, size)?;
-    clear_privileges(file, caller)
+    clear_privileges(file, who)
 }
 
 /// Clears what a change of the content by someone without privileges clears (inode(7)).
-pub(super) fn clear_privileges(file: &File, caller: Caller) -> Result<(), Errno> {
-    match caller.uid {
+pub(super) fn clear_privileges(file: &File, who: &Credentials) -> Result<(), Errno> {
+    match who.uid {
         0 => Ok(()),
-        _ => shadow::drop_privileges(file),
+        _ => shadow::drop_privileges(file, who),
     }
 }

@@ -257,7 +257,8 @@ impl Engine {
         transaction: &Arc<Transaction>,
         work: impl FnOnce(&Shadow) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        let shadow = self.materialize(transaction);
+        let payer = &transaction.writer.credentials;
+        let shadow = self.approved(payer, || self.materialize(transaction));
         let _writing = transaction.writing.read();
         let (phase, still) = {
             let inner = transaction.inner.lock();
@@ -276,7 +277,7 @@ impl Engine {
         // over to a new shadow by hand.
         let result = match (shadow, still) {
             (Err(errno), _) => Err(errno),
-            (Ok(_), Some(shadow)) => work(&shadow),
+            (Ok(_), Some(shadow)) => self.approved(payer, || work(&shadow)),
             (Ok(_), None) => {
                 drop(_writing);
                 return self.modify(transaction, work);
@@ -410,9 +411,10 @@ impl Engine {
             let transaction = match written {
                 Written::Transaction(transaction) => transaction,
                 Written::Direct(direct) => {
-                    let cleared = clear_privileges(&direct.file, caller);
-                    let allocate = |()| rustix::fs::fallocate(&direct.file, mode, offset, length);
-                    return done(cleared.and_then(allocate));
+                    let cleared = clear_privileges(&direct.file, &direct.who);
+                    let allocate = || rustix::fs::fallocate(&direct.file, mode, offset, length);
+                    let allocated = || engine.approved(&direct.who, allocate);
+                    return done(cleared.and_then(|()| allocated()));
                 }
             };
             let result = engine.modify(&transaction, |shadow| {
@@ -475,7 +477,7 @@ impl Engine {
             Written::Transaction(transaction) => transaction,
             Written::Direct(direct) => {
                 return self.spawn(move |_| {
-                    let cleared = clear_privileges(&direct.file, caller);
+                    let cleared = clear_privileges(&direct.file, &direct.who);
                     let copied = cleared.and_then(|()| copy(&direct.file));
                     done(copied.map(|copied| copied as u32));
                 });

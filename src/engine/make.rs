@@ -1,12 +1,33 @@
 //! mkdir, mknod and symlink, and whom what is made belongs to.
+//!
+//! Files are made as the user who asks, with that user's umask: the kernel then decides in one step
+//! about owner, group, mode, ACL and quota, as if the user had made them in BACKING. The right to
+//! make them has been judged before, on the mount.
 
 use super::lookup::{Entry, claim};
 use super::tree::{Key, NodeId};
 use super::{Caller, Engine};
-use crate::backing::{Dir, Errno};
+use crate::backing::credentials::{APPROVED, acting_as, with_umask};
+use crate::backing::{Credentials, Dir, Errno};
 use rustix::fs::FileType;
 use std::ffi::OsStr;
 use std::path::Path;
+
+/// The mode that a new file is to have.
+#[derive(Clone, Copy, Debug)]
+pub struct NewMode {
+    /// As the program gave it, with the type bits for mknod(2).
+    pub bits: u32,
+    /// What the program's umask takes away, unless the directory has a default ACL.
+    pub umask: u32,
+}
+
+impl NewMode {
+    /// A mode and a umask.
+    pub const fn new(bits: u32, umask: u32) -> Self {
+        Self { bits, umask }
+    }
+}
 
 impl Engine {
     /// mkdir(2).
@@ -15,24 +36,25 @@ impl Engine {
         caller: Caller,
         parent: NodeId,
         name: &OsStr,
-        mode: u32,
+        mode: NewMode,
     ) -> Result<Entry, Errno> {
         let parent = self.key_of(parent)?;
-        self.make(caller, parent, name, |dir| dir.make_dir(name, mode), mode)
+        let make = |dir: &Dir| dir.make_dir(name, mode.bits);
+        self.make(caller, parent, name, mode.umask, make)
     }
 
-    /// mknod(2); `mode` with the type bits.
+    /// mknod(2).
     pub fn make_node(
         &self,
         caller: Caller,
         parent: NodeId,
         name: &OsStr,
-        mode: u32,
+        mode: NewMode,
         rdev: u64,
     ) -> Result<Entry, Errno> {
         let parent = self.key_of(parent)?;
-        let make = |dir: &Dir| dir.make_node(name, mode, rdev);
-        self.make(caller, parent, name, make, mode)
+        let make = |dir: &Dir| dir.make_node(name, mode.bits, rdev);
+        self.make(caller, parent, name, mode.umask, make)
     }
 
     /// symlink(2).
@@ -45,7 +67,7 @@ impl Engine {
     ) -> Result<Entry, Errno> {
         let parent = self.key_of(parent)?;
         let make = |dir: &Dir| dir.make_symlink(name, target);
-        self.make(caller, parent, name, make, 0)
+        self.make(caller, parent, name, 0, make)
     }
 
     /// Makes something of a name that is free, and claims its node id.
@@ -57,8 +79,8 @@ impl Engine {
         caller: Caller,
         parent: Key,
         name: &OsStr,
+        umask: u32,
         make: impl FnOnce(&Dir) -> Result<(), Errno>,
-        mode: u32,
     ) -> Result<Entry, Errno> {
         self.store()?;
         self.check_visible(parent, name)?;
@@ -67,10 +89,8 @@ impl Engine {
             return Err(Errno::EXIST);
         }
         let dir = self.dir(parent)?;
-        make(&dir)?;
-        let given = self.give_name_to(&dir, name, caller, mode);
+        self.making(caller, umask, || make(&dir))?;
         let stat = dir.stat_at(name)?;
-        given?;
         let claim = {
             let kind = FileType::from_raw_mode(stat.st_mode);
             let mut state = self.state.lock();
@@ -82,61 +102,31 @@ impl Engine {
         self.entry(claim, Some(stat))
     }
 
-    /// Gives what was just made to whoever asked for it.
-    fn give_name_to(
+    /// Does `work`, which makes a file, as the caller.
+    pub(super) fn making<T>(
         &self,
-        dir: &Dir,
-        name: &OsStr,
         caller: Caller,
-        mode: u32,
-    ) -> Result<(), Errno> {
-        let Some((uid, gid)) = self.new_owner(dir, caller)? else {
-            return Ok(());
+        umask: u32,
+        work: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let who = Credentials {
+            uid: caller.uid,
+            gid: caller.gid,
+            groups: None,
         };
-        dir.chown(name, uid, gid)?;
-        // chown clears these.
-        if mode & 0o6000 != 0 {
-            let stat = dir.stat_at(name)?;
-            let pinned = dir.pin(name, crate::backing::identity(&stat))?;
-            crate::backing::dir::chmod(pinned, stat.st_mode | mode & 0o6000)?;
-        }
-        Ok(())
+        with_umask(umask, || self.approved(&who, work))
     }
 
-    /// The same for a shadow.
-    pub(super) fn give_to(
+    /// Does `work`, to which `who` has the right, at that user's expense.
+    pub(super) fn approved<T>(
         &self,
-        file: &std::fs::File,
-        dir: &Dir,
-        caller: Caller,
-    ) -> Result<(), Errno> {
-        let Some((uid, gid)) = self.new_owner(dir, caller)? else {
-            return Ok(());
-        };
-        let mode = rustix::fs::fstat(file)?.st_mode;
-        let (uid, gid) = (
-            uid.map(rustix::fs::Uid::from_raw),
-            gid.map(rustix::fs::Gid::from_raw),
-        );
-        rustix::fs::fchown(file, uid, gid)?;
-        if mode & 0o6000 != 0 {
-            crate::backing::dir::chmod(file, mode)?;
+        who: &Credentials,
+        work: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        if self.privileged && (who.uid, who.gid) != (0, 0) {
+            acting_as(who, APPROVED, work)
+        } else {
+            work()
         }
-        Ok(())
-    }
-
-    /// Whom a new file in `dir` belongs to, if not to the daemon: the caller, and the directory's
-    /// group where that is set-group-id (inode(7)).
-    #[allow(clippy::type_complexity)]
-    fn new_owner(
-        &self,
-        dir: &Dir,
-        caller: Caller,
-    ) -> Result<Option<(Option<u32>, Option<u32>)>, Errno> {
-        if !self.privileged || (caller.uid, caller.gid) == (0, 0) {
-            return Ok(None);
-        }
-        let inherits = dir.stat()?.st_mode & 0o2000 != 0;
-        Ok(Some((Some(caller.uid), (!inherits).then_some(caller.gid))))
     }
 }

@@ -6,9 +6,11 @@
 //! - [`tree`]: inodes, names and node ids. [`version`], [`transaction`]: the two kinds of content.
 //! - [`open`]: who may open what now, who waits, who is sent to look again. [`redirect`]: those who
 //!   were sent, and how they are led. [`waiting`]: the waiters, and the thread that looks after them.
-//! - [`direct`]: files without versions. [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
-//! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not.
-//! - [`locks`]: flock(2) and fcntl(2).
+//! - [`direct`]: files without versions. [`io`]: read, write and their kin on open handles.
+//!   [`attributes`]: stat, chmod, xattrs.
+//! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not;
+//!   [`in_place`] where it has to keep its inode.
+//!   [`locks`]: flock(2) and fcntl(2).
 //! - [`lookup`]: names to node ids, listings. [`names`]: rename, unlink and link.
 //!   [`make`]: mkdir, mknod, symlink.
 //! - [`superseded`]: how those who watch a version hear that it is not the file any more.
@@ -17,6 +19,7 @@ pub mod attributes;
 pub mod close;
 pub mod commit;
 mod direct;
+mod in_place;
 pub mod io;
 pub mod locks;
 pub mod lookup;
@@ -36,7 +39,7 @@ pub mod waiting;
 mod tests;
 
 use crate::backing::store::Store;
-use crate::backing::{Dir, Errno, Identity, identity};
+use crate::backing::{Credentials, Dir, Errno, Identity, dir, identity};
 use crate::config::{Durability, Readers};
 use crate::leases::{Acquire, FileId, Kind, LeaseTable, OwnerId, Ticket, Wanted};
 use crate::owner::Processes;
@@ -131,8 +134,10 @@ pub struct Engine {
     watching: Condvar,
     watcher_stop: Mutex<bool>,
     tasks: Tasks,
-    /// Runs as root: files are given to whoever created them.
+    /// Runs as root: it can act for others.
     privileged: bool,
+    /// BACKING has POSIX ACLs.
+    acls: bool,
     device: OnceLock<u64>,
     kernel: OnceLock<Box<dyn KernelCache>>,
     counters: Counters,
@@ -180,6 +185,7 @@ impl Engine {
         processes: Box<dyn Processes>,
     ) -> Result<Arc<Self>, Errno> {
         let root_identity = identity(&root.stat()?);
+        let acls = dir::xattr(&root, OsStr::new(dir::ACL_ACCESS)) != Err(Errno::OPNOTSUPP);
         let state = State {
             tree: Tree::new(root_identity),
             leases: LeaseTable::default(),
@@ -207,6 +213,7 @@ impl Engine {
             watcher_stop: Mutex::new(false),
             tasks: Tasks::default(),
             privileged: rustix::process::geteuid().is_root(),
+            acls,
             device: OnceLock::new(),
             kernel: OnceLock::new(),
             counters: Counters::default(),
@@ -230,6 +237,11 @@ impl Engine {
         if let (Some(kernel), Some(current)) = (self.kernel.get(), current) {
             kernel.drop_attributes(current);
         }
+    }
+
+    /// Has BACKING (its root, at least) POSIX ACLs?
+    pub fn has_acls(&self) -> bool {
+        self.acls
     }
 
     /// What happened so far.
@@ -345,17 +357,24 @@ impl Engine {
 
     /// What `/proc` tells of a thread that wants to write.
     fn writer(&self, caller: Caller) -> Writer {
+        let credentials = |groups| Credentials {
+            uid: caller.uid,
+            gid: caller.gid,
+            groups: Some(groups),
+        };
         match self.processes.thread(caller.tid) {
             Some(thread) => Writer {
                 tid: caller.tid,
                 process: thread.process,
                 program: thread.name,
+                credentials: credentials(thread.groups),
             },
             // Of another pid namespace, or the kernel itself.
             None => Writer {
                 tid: caller.tid,
                 process: caller.tid,
                 program: String::from("?"),
+                credentials: credentials(Vec::new()),
             },
         }
     }

@@ -2,6 +2,7 @@
 
 use super::io::Handle;
 use super::lookup::Entry;
+use super::make::NewMode;
 use super::redirect::Redirect;
 use super::transaction::{Phase, Transaction, Writer};
 use super::tree::{Key, NodeId};
@@ -14,7 +15,7 @@ use crate::config::Readers;
 use crate::leases::{Acquire, Kind, OwnerId, Wanted};
 use crate::rules::Policy;
 use crate::sync::Arc;
-use log::warn;
+use log::{info, warn};
 use rustix::fs::OFlags;
 use std::ffi::OsStr;
 
@@ -380,7 +381,8 @@ impl Engine {
             }
             let file = dir.open_file(name, OFlags::RDONLY, identity)?;
             let linked = rustix::fs::fstat(&file)?.st_nlink > 1;
-            let version = Version::new(Arc::new(file), linked);
+            let may_change = self.may_be_rewritten(dir, &file);
+            let version = Version::new(Arc::new(file), may_change);
             // Somebody may have opened it meanwhile; all must share one.
             let mut state = self.state.lock();
             let inode = state.tree.inode_mut(key).ok_or(Errno::STALE)?;
@@ -468,6 +470,7 @@ impl Engine {
     ) -> Result<(), Errno> {
         let flags = wish.flags;
         if first {
+            self.check_changeable(transaction)?;
             let stat = self.at_place(transaction.inode, |dir, name, _| dir.stat_at(name));
             transaction.inner.lock().replaced = stat.ok();
         }
@@ -489,6 +492,27 @@ impl Engine {
         Ok(())
     }
 
+    /// Refuses at the open, as a disk does, what the commit would be refused.
+    ///
+    /// # Errors
+    /// `EPERM` for a file that chattr(1) has made immutable, or only to be appended to.
+    pub(super) fn check_changeable(&self, transaction: &Transaction) -> Result<(), Errno> {
+        let check = self.at_place(transaction.inode, |dir, name, _| dir.check_changeable(name));
+        match check {
+            Err(Errno::PERM) => {
+                info!(
+                    "{}: not opened for pid {} ({}): it is immutable or append-only (chattr(1))",
+                    self.path_of(transaction.inode),
+                    transaction.writer.process,
+                    transaction.writer.program
+                );
+                Err(Errno::PERM)
+            }
+            // What became of its name is found out later.
+            _ => Ok(()),
+        }
+    }
+
     /// open(2) with `O_CREAT` of a name that the kernel believes free.
     ///
     /// # Errors
@@ -499,7 +523,7 @@ impl Engine {
         caller: Caller,
         parent: NodeId,
         name: &OsStr,
-        mode: u32,
+        mode: NewMode,
         flags: OpenFlags,
     ) -> Result<(Entry, Opened), Errno> {
         check_known(caller)?;
@@ -547,13 +571,14 @@ impl Engine {
             Err(e) => return Err(e),
         }
         if direct {
-            return match self.create_direct(caller, (parent, &dir), name, mode, flags) {
+            return match self.create_direct((caller, &writer), (parent, &dir), name, mode, flags) {
                 Err(Errno::EXIST) => Err(sent_elsewhere()),
                 other => other,
             };
         }
-        let shadow = Shadow::create(&dir, store, mode)?;
-        self.give_to(shadow.file(), &dir, caller)?;
+        let shadow = self.making(caller, mode.umask, || {
+            Shadow::create(&dir, store, mode.bits)
+        })?;
         let stat = rustix::fs::fstat(shadow.file())?;
         let watch = match flags.read_write {
             true => self.processes.watch(writer.process),
@@ -592,15 +617,19 @@ impl Engine {
         caller: Caller,
         parent: Key,
         name: &OsStr,
-        mode: u32,
+        mode: NewMode,
     ) -> Result<(Entry, Opened), Errno> {
-        let mut file = None;
+        let mut created = None;
         let make = |dir: &crate::backing::Dir| {
-            file = Some(dir.create_file(name, OFlags::RDONLY, mode)?);
+            let file = dir.create_file(name, OFlags::RDONLY, mode.bits)?;
+            created = Some((dir.clone(), file));
             Ok(())
         };
-        let entry = self.make(caller, parent, name, make, mode)?;
-        let created = file.map(|file| Version::new(Arc::new(file), false));
+        let entry = self.make(caller, parent, name, mode.umask, make)?;
+        let created = created.map(|(dir, file)| {
+            let may_change = self.may_be_rewritten(&dir, &file);
+            Version::new(Arc::new(file), may_change)
+        });
         let version = {
             let mut state = self.state.lock();
             let open = state.tree.alive(entry.node).1;

@@ -3,6 +3,7 @@
 use super::attributes::Change;
 use super::io::Placement;
 use super::lookup::Entry;
+use super::make::NewMode;
 use super::names::Rename;
 use super::open::{OpenFlags, Opened};
 use super::tree::{NodeId, ROOT_NODE};
@@ -45,6 +46,7 @@ impl Processes for Scripted {
             in_exec: false,
             interrupted: script.interrupted.contains(&tid),
             signalled: script.interrupted.contains(&tid),
+            groups: Vec::new(),
         })
     }
 
@@ -155,7 +157,7 @@ impl Bench {
         let name = OsStr::new("f");
         let made = self
             .engine
-            .create(caller(tid), ROOT_NODE, name, 0o644, flags);
+            .create(caller(tid), ROOT_NODE, name, NewMode::new(0o644, 0), flags);
         made.expect("created").1
     }
 
@@ -346,9 +348,9 @@ impl Bench {
     fn create_other(&self, tid: u32) -> Result<(), Errno> {
         let flags = OpenFlags::from_bits(libc::O_WRONLY | libc::O_CREAT);
         let name = OsStr::new("other");
-        let (_, opened) = self
-            .engine
-            .create(caller(tid), ROOT_NODE, name, 0o644, flags)?;
+        let (_, opened) =
+            self.engine
+                .create(caller(tid), ROOT_NODE, name, NewMode::new(0o644, 0), flags)?;
         self.close(tid, &opened)
     }
 }

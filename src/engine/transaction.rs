@@ -4,7 +4,7 @@ use super::Engine;
 use super::tree::{Key, NodeId};
 use super::version::Version;
 use crate::backing::shadow::{self, Shadow};
-use crate::backing::{Errno, Stat};
+use crate::backing::{Credentials, Errno, Stat};
 use crate::owner::ProcessWatch;
 use crate::sync::{Arc, Mutex, RwLock};
 use std::collections::HashSet;
@@ -21,6 +21,8 @@ pub struct Writer {
     pub process: u32,
     /// Its name, for the log.
     pub program: String,
+    /// Its user: whose rights and whose quota count.
+    pub credentials: Credentials,
 }
 
 /// How far a transaction is.

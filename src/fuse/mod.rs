@@ -14,6 +14,7 @@ use crate::engine::attributes::Change;
 use crate::engine::io::Placement;
 use crate::engine::locks::LockCall;
 use crate::engine::lookup::{Entry, ListedEntry};
+use crate::engine::make::NewMode;
 use crate::engine::names::Rename;
 use crate::engine::open::{OpenFlags, Opened};
 use crate::engine::superseded::Superseded;
@@ -28,7 +29,7 @@ use fuser::{
     ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use log::{debug, info, trace};
+use log::{debug, info, trace, warn};
 use opened::{created_flags, send_opened};
 use rustix::fs::FileType;
 use std::ffi::OsStr;
@@ -128,6 +129,8 @@ impl fuser::Filesystem for Adapter {
         for wish in [
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            // The umask comes with each request: BACKING knows where it doesn't count.
+            InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_ASYNC_DIO,
@@ -137,6 +140,11 @@ impl fuser::Filesystem for Adapter {
             if let Err(missing) = config.add_capabilities(wish) {
                 info!("the kernel lacks {missing:?}");
             }
+        }
+        // Then it asks for the ACLs of every file it judges access to, and takes no error for
+        // "there is none".
+        if self.engine.has_acls() && config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_err() {
+            warn!("the kernel lacks FUSE_POSIX_ACL: it will not judge by the ACLs of BACKING");
         }
         let _ = config.set_max_write(MAX_WRITE);
         // Reading by the kernel itself needs CAP_SYS_ADMIN.
@@ -216,7 +224,7 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
@@ -224,7 +232,7 @@ impl fuser::Filesystem for Adapter {
         // The reverse of the kernel's new_encode_dev().
         let (major, minor) = ((rdev >> 8) & 0xfff, (rdev & 0xff) | ((rdev >> 12) & !0xff));
         let rdev = rustix::fs::makedev(major, minor);
-        let caller = caller(request);
+        let (caller, mode) = (caller(request), NewMode::new(mode, umask));
         let entry = self
             .engine
             .make_node(caller, node(parent), name, mode, rdev);
@@ -237,11 +245,11 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let answer = self.answer(request, reply);
-        let caller = caller(request);
+        let (caller, mode) = (caller(request), NewMode::new(mode, umask));
         let entry = self.engine.make_dir(caller, node(parent), name, mode);
         self.send_entry(answer, entry);
     }
@@ -324,13 +332,13 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         let answer = self.answer(request, reply);
         let flags = OpenFlags::from_bits(flags);
-        let caller = caller(request);
+        let (caller, mode) = (caller(request), NewMode::new(mode, umask));
         match self.engine.create(caller, node(parent), name, mode, flags) {
             Ok((entry, opened)) => {
                 if !answer.created(&entry, opened.handle, created_flags(&opened.on)) {
@@ -604,7 +612,7 @@ impl fuser::Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -612,8 +620,9 @@ impl fuser::Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let flags = flags as u32;
-        send_empty(reply, self.engine.set_xattr(node(ino), name, value, flags));
+        let (caller, flags) = (caller(request), flags as u32);
+        let result = self.engine.set_xattr(caller, node(ino), name, value, flags);
+        send_empty(reply, result);
     }
 
     fn getxattr(

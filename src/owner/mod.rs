@@ -57,6 +57,8 @@ pub struct Thread {
     /// The id of the process that would be told of its process's death; 0 if it is not visible
     /// from here.
     pub parent: u32,
+    /// Its supplementary groups.
+    pub groups: Vec<u32>,
     /// The name of the thread, which for a process's first thread is the name of the program,
     /// both cut to 15 bytes. Bytes that are not UTF-8 are replaced.
     pub name: String,

@@ -15,6 +15,7 @@ pub(super) struct Status {
     /// Real, effective, saved.
     uids: [u32; 3],
     gids: [u32; 3],
+    groups: Vec<u32>,
     /// The `VmSize` line is there: the thread has an address space.
     has_memory: bool,
     /// It has ended, and its children are no longer its own.
@@ -134,6 +135,7 @@ impl Status {
                 b"PPid" => status.parent = number(value, 10)?,
                 b"Uid" => status.uids = ids(value)?,
                 b"Gid" => status.gids = ids(value)?,
+                b"Groups" => status.groups = numbers(value).collect::<Option<Vec<u32>>>()?,
                 b"VmSize" => status.has_memory = true,
                 b"VmExe" => status.has_code = number::<u64>(value, 10)? > 0,
                 b"Threads" => status.threads = number(value, 10)?,
@@ -168,6 +170,7 @@ impl Status {
             in_exec: self.in_exec(),
             interrupted: self.is_interrupted(),
             signalled: self.is_signalled(tid),
+            groups: self.groups,
             name: self.name,
         }
     }
@@ -215,11 +218,15 @@ const fn harmless() -> u64 {
 
 /// The first three of the numbers in a line.
 fn ids(value: &[u8]) -> Option<[u32; 3]> {
-    let mut words = value
-        .split(u8::is_ascii_whitespace)
-        .filter(|w| !w.is_empty());
-    let mut next = || number(words.next()?, 10);
+    let mut numbers = numbers(value);
+    let mut next = || numbers.next()?;
     Some([next()?, next()?, next()?])
+}
+
+/// The numbers in a line.
+fn numbers(value: &[u8]) -> impl Iterator<Item = Option<u32>> {
+    let words = value.split(u8::is_ascii_whitespace);
+    words.filter(|w| !w.is_empty()).map(|w| number(w, 10))
 }
 
 /// Undoes what the kernel does to names: newline and backslash are escaped as in C.
@@ -342,7 +349,7 @@ mod tests {
     #[test]
     fn a_status_is_read_line_by_line() {
         let text = b"Name:\ta\\\\b\\nc: d\nUmask:\t0022\nTgid:\t7\nPid:\t8\nPPid:\t9\n\
-            Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nVmSize:\t    3060 kB\nVmExe:\t      20 kB\n\
+            Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \nVmSize:\t    3060 kB\nVmExe:\t      20 kB\n\
             Threads:\t2\nSigPnd:\t0000000000000001\nShdPnd:\t8000000000000000\n\
             SigBlk:\t0000000000000002\nSigIgn:\t0000000000000003\nSigCgt:\t0000000000000004\n";
         let expected = Status {
@@ -352,6 +359,7 @@ mod tests {
             threads: 2,
             uids: [1, 2, 3],
             gids: [5, 6, 7],
+            groups: vec![9, 10],
             has_memory: true,
             has_code: true,
             zombie: false,

@@ -162,6 +162,10 @@ fn a_thread_is_known_with_its_process_its_parent_and_its_name() -> Result {
         in_exec: false,
         interrupted: false,
         signalled: false,
+        groups: rustix::process::getgroups()?
+            .into_iter()
+            .map(rustix::process::Gid::as_raw)
+            .collect(),
     };
     assert_ne!(tid, expected.process);
     assert_eq!(thread, Some(expected));
