@@ -81,13 +81,23 @@ check_dev_fuse() {
     die "/dev/fuse is closed to you: run 'chmod 666 /dev/fuse' as root (udev does this on most machines), or run this as root"
 }
 
-# make_test_user: exports LATCHFS_TEST_USER, the ordinary user of the tests, made where missing. Root only.
+# make_test_user: exports LATCHFS_TEST_USER, the ordinary user of the tests, made where missing; likewise a
+# second one (its name with a 2), and the group latchfs-share with both in it. Root only.
 make_test_user() {
     LATCHFS_TEST_USER=${LATCHFS_TEST_USER:-latchfs-test}
     id -u "$LATCHFS_TEST_USER" >/dev/null 2>&1 ||
         useradd --system --create-home --shell /bin/bash "$LATCHFS_TEST_USER" ||
         die "cannot create the user $LATCHFS_TEST_USER"
     export LATCHFS_TEST_USER
+    local user second=${LATCHFS_TEST_USER}2
+    id -u "$second" >/dev/null 2>&1 || useradd --system --create-home --shell /bin/bash "$second" ||
+        die "cannot create the user $second"
+    getent group latchfs-share >/dev/null || groupadd --system latchfs-share ||
+        die "cannot create the group latchfs-share"
+    for user in "$LATCHFS_TEST_USER" "$second"; do
+        id -nG "$user" | grep -qw latchfs-share || usermod -aG latchfs-share "$user" ||
+            die "cannot add $user to the group latchfs-share"
+    done
 }
 
 # mount_fusectl: /sys/fs/fuse/connections, through which a mount that hangs is ended.

@@ -25,6 +25,14 @@ pub struct Credentials {
     pub groups: Option<Vec<u32>>,
 }
 
+impl Credentials {
+    /// Is the user in this group?
+    pub fn is_in(&self, group: u32) -> bool {
+        let groups = self.groups.as_deref().unwrap_or_default();
+        self.gid == group || groups.contains(&group)
+    }
+}
+
 /// What of root's powers is put away where the kernel has judged, on the mount, that the caller
 /// may do this: going beyond quotas and into the blocks reserved for root.
 pub const APPROVED: CapabilitySet = CapabilitySet::SYS_RESOURCE;

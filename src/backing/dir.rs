@@ -283,6 +283,12 @@ pub fn chmod(fd: impl AsFd, mode: u32) -> Result<(), Errno> {
     rustix::fs::chmod(path, Mode::from_raw_mode(mode as RawMode & 0o7777))
 }
 
+/// chown(2) of a file held open (also by `O_PATH`).
+pub fn chown_open(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
+    let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+    rustix::fs::chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH)
+}
+
 /// getxattr(2) of a file held open (also by `O_PATH`): the whole value.
 ///
 /// # Errors

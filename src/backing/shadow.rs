@@ -1,7 +1,7 @@
 //! Shadow files: where a transaction's bytes live until they are published under a name.
 
 use super::store::Store;
-use super::{Dir, Errno, Stat, dir, proc_path};
+use super::{Credentials, Dir, Errno, Stat, dir, proc_path};
 use crate::sync::Mutex;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawMode, RenameFlags, Uid};
 use std::ffi::{OsStr, OsString};
@@ -42,6 +42,22 @@ impl Shadow {
     /// # Errors
     /// `ENOSPC`, `EDQUOT`, `EROFS`, ... as creating a file there would give.
     pub fn create(dir: &Dir, store: &Store, mode: u32) -> Result<Self, Errno> {
+        // EISDIR is what kernels before O_TMPFILE say, see open(2).
+        Self::create_unless(dir, store, mode, &[Errno::OPNOTSUPP, Errno::ISDIR])
+    }
+
+    /// Makes an empty shadow for a version of a file that is in `dir`, which the user, unlike the
+    /// file, perhaps may not write.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EDQUOT`, `EROFS`.
+    pub fn create_for(dir: &Dir, store: &Store, mode: u32) -> Result<Self, Errno> {
+        let closed = [Errno::OPNOTSUPP, Errno::ISDIR, Errno::ACCESS, Errno::PERM];
+        Self::create_unless(dir, store, mode, &closed)
+    }
+
+    /// In the store, if the directory says one of `closed`.
+    fn create_unless(dir: &Dir, store: &Store, mode: u32, closed: &[Errno]) -> Result<Self, Errno> {
         let mode = Mode::from_raw_mode(mode as RawMode & 0o7777);
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC | OFlags::LARGEFILE;
         match rustix::fs::openat(dir, ".", flags, mode) {
@@ -49,9 +65,7 @@ impl Shadow {
                 file: Arc::new(File::from(fd)),
                 named: Mutex::new(None),
             }),
-            // EISDIR is what kernels before O_TMPFILE say, see open(2). EACCES: the user may write
-            // the file but not its directory.
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::ACCESS) => {
+            Err(errno) if closed.contains(&errno) => {
                 let name = store.unique_name();
                 let flags = OFlags::RDWR
                     | OFlags::CREATE
@@ -277,21 +291,23 @@ fn copy_xattrs(from: impl AsFd + Copy, to: &File) -> Result<(), Errno> {
 }
 
 /// The mode that a write by someone without privileges leaves: without set-user-id, and without
-/// set-group-id where it means that (with group execute permission; see inode(7)).
-pub fn mode_after_write(mode: u32) -> u32 {
+/// set-group-id where it means that (with group execute permission; see inode(7)) or where they are
+/// not in the file's group.
+pub fn mode_after_write(mode: u32, in_group: bool) -> u32 {
     let without_suid = mode & !0o4000;
-    if mode & 0o010 != 0 {
+    if mode & 0o010 != 0 || !in_group {
         without_suid & !0o2000
     } else {
         without_suid
     }
 }
 
-/// Clears set-user-id, set-group-id and capabilities, as a write(2) by someone without privileges
+/// Clears set-user-id, set-group-id and capabilities, as a write(2) by `who`, without privileges,
 /// does on a local file system.
-pub fn drop_privileges(file: &File) -> Result<(), Errno> {
-    let mode = rustix::fs::fstat(file)?.st_mode;
-    let after = mode_after_write(mode);
+pub fn drop_privileges(file: &File, who: &Credentials) -> Result<(), Errno> {
+    let stat = rustix::fs::fstat(file)?;
+    let mode = stat.st_mode;
+    let after = mode_after_write(mode, who.is_in(stat.st_gid));
     if after != mode {
         rustix::fs::fchmod(file, Mode::from_raw_mode(after & 0o7777))?;
     }

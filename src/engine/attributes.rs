@@ -8,7 +8,7 @@ use super::lookup::{Attributes, VALID};
 use super::transaction::{Phase, Transaction};
 use super::tree::{Key, NodeId};
 use super::{Caller, Done, Engine};
-use crate::backing::credentials::{APPROVED_BUT_SETGID, acting_as};
+use crate::backing::credentials::{APPROVED_BUT_SETGID, NOTHING, acting_as};
 use crate::backing::dir;
 use crate::backing::shadow::Shadow;
 use crate::backing::{Errno, Stat};
@@ -36,6 +36,13 @@ pub struct Change {
     pub times: Option<Timestamps>,
     /// The handle, if it came through one.
     pub handle: Option<u64>,
+}
+
+impl Change {
+    fn is_nothing(&self) -> bool {
+        let owner = self.uid.is_some() || self.gid.is_some();
+        !owner && self.mode.is_none() && self.size.is_none() && self.times.is_none()
+    }
 }
 
 /// What a request on a node id acts on.
@@ -278,7 +285,7 @@ impl Engine {
             let result = engine
                 .truncate_to(&transaction, size)
                 .and_then(|()| match drop_privileges {
-                    true => transaction.inner.lock().drop_privileges(),
+                    true => transaction.drop_privileges(),
                     false => Ok(()),
                 })
                 .and_then(|()| engine.change_as(caller, node, &change));
@@ -379,11 +386,29 @@ impl Engine {
     fn change_as(&self, caller: Caller, node: NodeId, change: &Change) -> Result<(), Errno> {
         let owner = change.uid.is_some() || change.gid.is_some();
         let result = match owner {
+            _ if change.is_nothing() => self.chown_to_nobody(caller, node),
             true => self.without_setgid(caller, || self.change_attributes(node, change)),
             false => self.change_attributes(node, change),
         };
         self.drop_attributes_of_others(node);
         result
+    }
+
+    /// chown(2) to -1 and -1, of which nothing is left on its way here; it drops set-user-id. Or the
+    /// announcement of a fallocate(2), which looks the same, and has to succeed; for whoever is not
+    /// the owner that is all it can be.
+    fn chown_to_nobody(&self, caller: Caller, node: NodeId) -> Result<(), Errno> {
+        self.with_descriptor(node, |fd| {
+            let chown = || dir::chown_open(fd, None, None);
+            let result = match self.privileged && caller.uid != 0 {
+                true => acting_as(&self.writer(caller).credentials, NOTHING, chown),
+                false => chown(),
+            };
+            match result {
+                Err(Errno::PERM) => Ok(()),
+                other => other,
+            }
+        })
     }
 
     /// Does `work`, to which the caller has the right, so that the kernel drops set-group-id as it

@@ -256,7 +256,7 @@ impl Engine {
             }
         }
         if dropped {
-            shadow::drop_privileges(shadow.file())?;
+            shadow::drop_privileges(shadow.file(), &transaction.writer.credentials)?;
         }
         Ok(())
     }

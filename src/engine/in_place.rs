@@ -173,7 +173,7 @@ impl Engine {
             return Ok(true);
         };
         let from = version.file();
-        let copy = Shadow::create(dir, self.store()?, 0o600)?;
+        let copy = Shadow::create_for(dir, self.store()?, 0o600)?;
         shadow::clone_content(&from, copy.file(), super::io::length(&from)?)?;
         Ok(version.move_to(copy.file().clone()))
     }

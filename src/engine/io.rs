@@ -234,7 +234,7 @@ impl Engine {
     ) -> Result<u32, Errno> {
         let result = self.modify(transaction, |shadow| {
             if write.placement.drop_privileges {
-                transaction.inner.lock().drop_privileges()?;
+                transaction.drop_privileges()?;
             }
             let file = shadow.file();
             file.write_all_at(data, write.placement.offset)
@@ -308,7 +308,7 @@ impl Engine {
         let store = self.store()?;
         let (key, mode) = (transaction.inode, 0o600);
         let made = self.at_place(key, |dir, name, identity| {
-            let shadow = Shadow::create(dir, store, mode)?;
+            let shadow = Shadow::create_for(dir, store, mode)?;
             let base = dir.pin(name, identity)?;
             let stat = rustix::fs::fstat(&base)?;
             match &attributes {
@@ -345,7 +345,7 @@ impl Engine {
         let shadow = Arc::new(shadow);
         let mut inner = transaction.inner.lock();
         if inner.privileges_dropped {
-            shadow::drop_privileges(shadow.file())?;
+            shadow::drop_privileges(shadow.file(), &transaction.writer.credentials)?;
         }
         inner.shadow = Some(shadow.clone());
         inner.published = false;
@@ -419,7 +419,7 @@ impl Engine {
             };
             let result = engine.modify(&transaction, |shadow| {
                 if caller.uid != 0 {
-                    transaction.inner.lock().drop_privileges()?;
+                    transaction.drop_privileges()?;
                 }
                 rustix::fs::fallocate(shadow.file(), mode, offset, length)
             });
@@ -488,7 +488,7 @@ impl Engine {
             let mut copied = 0;
             let result = engine.modify(&transaction, |shadow| {
                 if caller.uid != 0 {
-                    transaction.inner.lock().drop_privileges()?;
+                    transaction.drop_privileges()?;
                 }
                 copied = copy(shadow.file())?;
                 Ok(())

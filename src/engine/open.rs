@@ -482,7 +482,7 @@ impl Engine {
             self.truncate_to_nothing(transaction)?;
             if wish.caller.uid != 0 {
                 // With FUSE_HANDLE_KILLPRIV_V2 that is the server's to do.
-                transaction.inner.lock().drop_privileges()?;
+                transaction.drop_privileges()?;
             }
         }
         if flags.read_write && transaction.inner.lock().watch.is_none() {

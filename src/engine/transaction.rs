@@ -205,6 +205,18 @@ impl Transaction {
         })
     }
 
+    /// Clears the bits that a write by its writer, without privileges, clears, once.
+    pub fn drop_privileges(&self) -> Result<(), Errno> {
+        let mut inner = self.inner.lock();
+        if !inner.privileges_dropped {
+            if let Some(shadow) = &inner.shadow {
+                shadow::drop_privileges(shadow.file(), &self.writer.credentials)?;
+            }
+            inner.privileges_dropped = true;
+        }
+        Ok(())
+    }
+
     /// Is it open, or about to be?
     pub fn is_in_flight(&self) -> bool {
         matches!(self.inner.lock().phase, Phase::Pending | Phase::Open)
@@ -260,16 +272,5 @@ impl Inner {
         if self.decider(opener) == process {
             self.died = Some((process, signal));
         }
-    }
-
-    /// Clears the bits that a write by someone without privileges clears, once.
-    pub fn drop_privileges(&mut self) -> Result<(), Errno> {
-        if !self.privileges_dropped {
-            if let Some(shadow) = &self.shadow {
-                shadow::drop_privileges(shadow.file())?;
-            }
-            self.privileges_dropped = true;
-        }
-        Ok(())
     }
 }

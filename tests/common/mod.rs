@@ -3,6 +3,8 @@
 
 #![allow(dead_code)]
 
+pub mod bare;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -509,9 +511,32 @@ pub fn alive(pid: u32) -> bool {
 
 /// The user and group that the tests run programs as where they must not be root.
 pub fn test_user() -> (u32, u32) {
-    let name = std::env::var("LATCHFS_TEST_USER").unwrap_or_else(|_| "latchfs-test".into());
+    ids(&test_user_name())
+}
+
+/// A second one. Both are in the group [`SHARE`].
+pub fn second_test_user() -> (u32, u32) {
+    ids(&(test_user_name() + "2"))
+}
+
+/// The group that both test users are in.
+pub const SHARE: &str = "latchfs-share";
+
+fn test_user_name() -> String {
+    std::env::var("LATCHFS_TEST_USER").unwrap_or_else(|_| "latchfs-test".into())
+}
+
+/// The number of a group.
+pub fn group(name: &str) -> u32 {
+    let output = Command::new("getent").args(["group", name]).output();
+    let line = text(&output.expect("getent").stdout);
+    let number = line.split(':').nth(2).and_then(|n| n.parse().ok());
+    number.unwrap_or_else(|| panic!("no group {name}: scripts/test makes it"))
+}
+
+fn ids(name: &str) -> (u32, u32) {
     let id = |flag: &str| -> u32 {
-        let output = Command::new("id").args([flag, &name]).output().expect("id");
+        let output = Command::new("id").args([flag, name]).output().expect("id");
         let text = text(&output.stdout);
         text.trim()
             .parse()

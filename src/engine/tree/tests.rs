@@ -233,6 +233,7 @@ impl World {
             tid: 1,
             process: 1,
             program: String::new(),
+            credentials: Default::default(),
         };
         let (number, phase) = (self.tree.inode(key).map_or(0, |i| i.reported), Phase::Open);
         let transaction = Transaction::new(node, key, number, writer, Duration::ZERO, phase);
