@@ -3,10 +3,9 @@
 
 mod common;
 
-use common::bare::{check_same, compare_with};
+use common::bare::{Disk, check_same, compare_with};
 use common::{Options, User, finish, options, test_user, text};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// A mount by root that ordinary users may enter.
@@ -264,56 +263,6 @@ fn facl(path: &Path) -> String {
     let mut command = Command::new("getfacl");
     command.args(["-cn", "--absolute-names"]).arg(path);
     text(&finish(command.stdin(Stdio::null())).stdout)
-}
-
-/// A small file system in a file, mounted with these options.
-struct Disk {
-    _home: tempfile::TempDir,
-    point: PathBuf,
-}
-
-impl Disk {
-    fn new(make: &[&str], options: &str) -> Self {
-        let home = tempfile::Builder::new()
-            .prefix("latchfs-disk-")
-            .tempdir()
-            .expect("a temporary directory");
-        fs::set_permissions(
-            home.path(),
-            std::os::unix::fs::PermissionsExt::from_mode(0o755),
-        )
-        .expect("chmod");
-        let (image, point) = (home.path().join("image"), home.path().join("disk"));
-        let file = fs::File::create(&image).expect("the image");
-        file.set_len(400 << 20).expect("its length");
-        fs::create_dir(&point).expect("mkdir");
-        let run = |command: &mut Command| {
-            let output = finish(command.stdin(Stdio::null()));
-            assert!(
-                output.status.success(),
-                "{command:?}: {}",
-                text(&output.stderr)
-            );
-        };
-        run(Command::new(make[0]).args(&make[1..]).arg(&image));
-        run(Command::new("mount")
-            .args(["-o", options])
-            .arg(&image)
-            .arg(&point));
-        Self { _home: home, point }
-    }
-
-    fn dir(&self, name: &str) -> PathBuf {
-        let path = self.point.join(name);
-        fs::create_dir(&path).expect("mkdir");
-        path
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.point).status();
-    }
 }
 
 fn on_disk(make: &[&str], options: &str, script: &str) {

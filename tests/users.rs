@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::bare::{check_same, compare_with};
+use common::bare::{Disk, check_same, compare_with};
 use common::{
     Options, SHARE, User, finish, group, options, second_test_user, test_user, text, wait_until,
 };
@@ -242,6 +242,33 @@ for number, way in enumerate(ways):
                     os.setxattr('f', 'security.capability', CAP)
                 who(way)
             scenario('%d-%o-%d-%d' % (number, mode, [alice, bob, root].index(who), gid), change)
+",
+    );
+}
+
+#[test]
+fn files_without_versions_know_their_users_too() {
+    check(
+        "
+ways = ['write(\"f.db\")', 'write(\"f.db\", \"x\", \"r+\")', 'write(\"f.db\", \"x\", \"a\")',
+        'os.truncate(\"f.db\", 1)', 'sh(\"fallocate -l 10 f.db\")', 'os.chown(\"f.db\", -1, SHARE)',
+        'os.chmod(\"f.db\", 0o6777)', 'read(\"f.db\")', 'os.unlink(\"f.db\")']
+for number, way in enumerate(ways):
+    for mode in [0o6777, 0o4766, 0o2767, 0o640]:
+        for who, gid in [(alice, SHARE), (alice, 0), (bob, SHARE), (bob, 0), (root, SHARE)]:
+            def change():
+                make('f.db', content='content')
+                os.chown('f.db', ALICE, gid); os.chmod('f.db', mode)
+                who(way)
+            scenario('%d-%o-%d-%d' % (number, mode, [alice, bob, root].index(who), gid), change)
+def made():
+    os.chmod('.', 0o2777)
+    for mask in [0, 0o027]:
+        alice('make(\"%d.db\", 0o666)' % mask, umask=mask)
+        sh('setfacl -d -m u:0:rwx .')
+        bob('make(\"%d.sqlite\", 0o2777)' % mask, umask=mask)
+        sh('setfacl -k .')
+scenario('made', made)
 ",
     );
 }
@@ -584,4 +611,39 @@ fn what_is_mounted_within_backing_is_updated_too() {
     });
     assert_eq!(fs::read_to_string(&elsewhere).expect("it"), "new\n");
     assert_eq!(mount.store("redo"), [""; 0]);
+}
+
+#[test]
+fn what_is_written_is_at_the_writers_expense() {
+    // A third of the disk is for root alone.
+    let disk = Disk::new(&["mkfs.ext4", "-q", "-m", "33"], "loop");
+    let (bare, backing) = (disk.dir("bare"), disk.dir("backing"));
+    let mount = shared().backing(&backing).mount();
+    for dir in [&bare, &backing] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).expect("chmod");
+    }
+    // Writes until the disk is full, and tells how much of it (in percent) is free then.
+    let fill = "python3 -c \"
+import os, sys
+f = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
+try:
+    while True: os.write(f, bytes(1 << 20))
+except OSError as e: print(e.strerror)
+s = os.statvfs('.')
+print(s.f_bfree * 100 // s.f_blocks > 25)
+try: os.close(f)
+except OSError: pass
+os.unlink(sys.argv[1]) if os.path.exists(sys.argv[1]) else None
+\" ";
+    for (user, left) in [(test_user(), "True"), ((0, 0), "False")] {
+        for dir in [bare.as_path(), mount.point()] {
+            // One with versions, and one without.
+            for name in ["f", "f.db"] {
+                let out = succeed_as(user, dir, &format!("{fill} {name}"));
+                let expected = format!("No space left on device\n{left}\n");
+                assert_eq!(out, expected, "{name} in {} by {user:?}", dir.display());
+            }
+        }
+    }
+    mount.unmount();
 }

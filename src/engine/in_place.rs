@@ -22,13 +22,34 @@ use crate::backing::redo;
 use crate::backing::shadow::{self, Shadow};
 use crate::backing::{Dir, Errno, Identity, Stat, dir, identity};
 use crate::sync::Arc;
-use log::warn;
+use log::{info, warn};
 use rustix::fs::{RenameFlags, Timespec, Timestamps};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
 
 impl Engine {
+    /// Refuses at the open, as a disk does, what the commit would be refused.
+    ///
+    /// # Errors
+    /// `EPERM` for a file that chattr(1) has made immutable, or only to be appended to.
+    pub(super) fn check_changeable(&self, transaction: &Transaction) -> Result<(), Errno> {
+        let check = self.at_place(transaction.inode, |dir, name, _| dir.check_changeable(name));
+        match check {
+            Err(Errno::PERM) => {
+                info!(
+                    "{}: not opened for pid {} ({}): it is immutable or append-only (chattr(1))",
+                    self.path_of(transaction.inode),
+                    transaction.writer.process,
+                    transaction.writer.program
+                );
+                Err(Errno::PERM)
+            }
+            // What became of its name is found out later.
+            _ => Ok(()),
+        }
+    }
+
     /// Has the file to keep its inode, though it has no other name?
     pub(super) fn must_stay(
         &self,

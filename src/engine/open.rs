@@ -15,7 +15,7 @@ use crate::config::Readers;
 use crate::leases::{Acquire, Kind, OwnerId, Wanted};
 use crate::rules::Policy;
 use crate::sync::Arc;
-use log::{info, warn};
+use log::warn;
 use rustix::fs::OFlags;
 use std::ffi::OsStr;
 
@@ -490,27 +490,6 @@ impl Engine {
             transaction.inner.lock().watch = watch;
         }
         Ok(())
-    }
-
-    /// Refuses at the open, as a disk does, what the commit would be refused.
-    ///
-    /// # Errors
-    /// `EPERM` for a file that chattr(1) has made immutable, or only to be appended to.
-    pub(super) fn check_changeable(&self, transaction: &Transaction) -> Result<(), Errno> {
-        let check = self.at_place(transaction.inode, |dir, name, _| dir.check_changeable(name));
-        match check {
-            Err(Errno::PERM) => {
-                info!(
-                    "{}: not opened for pid {} ({}): it is immutable or append-only (chattr(1))",
-                    self.path_of(transaction.inode),
-                    transaction.writer.process,
-                    transaction.writer.program
-                );
-                Err(Errno::PERM)
-            }
-            // What became of its name is found out later.
-            _ => Ok(()),
-        }
     }
 
     /// open(2) with `O_CREAT` of a name that the kernel believes free.

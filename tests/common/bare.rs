@@ -3,7 +3,7 @@
 
 use super::{DEADLINE, Mount, SHARE, finish, group, second_test_user, test_user, text};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What the scenarios are written in. `alice`, `bob` and `root` run Python in a process of that user
@@ -173,4 +173,56 @@ pub fn check_same(mount: &Mount, script: &str) {
     fs::create_dir(&bare).expect("mkdir");
     let found = compare_with(mount, &bare, script);
     assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// A small file system in a file, mounted with these options.
+pub struct Disk {
+    _home: tempfile::TempDir,
+    point: PathBuf,
+}
+
+impl Disk {
+    /// Makes it by a command, which gets the image's path, and mounts it.
+    pub fn new(make: &[&str], options: &str) -> Self {
+        let home = tempfile::Builder::new()
+            .prefix("latchfs-disk-")
+            .tempdir()
+            .expect("a temporary directory");
+        fs::set_permissions(
+            home.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .expect("chmod");
+        let (image, point) = (home.path().join("image"), home.path().join("disk"));
+        let file = fs::File::create(&image).expect("the image");
+        file.set_len(400 << 20).expect("its length");
+        fs::create_dir(&point).expect("mkdir");
+        let run = |command: &mut Command| {
+            let output = finish(command.stdin(Stdio::null()));
+            assert!(
+                output.status.success(),
+                "{command:?}: {}",
+                text(&output.stderr)
+            );
+        };
+        run(Command::new(make[0]).args(&make[1..]).arg(&image));
+        run(Command::new("mount")
+            .args(["-o", options])
+            .arg(&image)
+            .arg(&point));
+        Self { _home: home, point }
+    }
+
+    /// A new directory in it.
+    pub fn dir(&self, name: &str) -> PathBuf {
+        let path = self.point.join(name);
+        fs::create_dir(&path).expect("mkdir");
+        path
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.point).status();
+    }
 }
