@@ -5,10 +5,10 @@
 //! either no record (the inode is untouched) or a record with the whole version, which
 //! [`replay`] copies again: rewriting twice gives the same content.
 
-use super::shadow::{Shadow, clone_content, copy_range, data_ranges, errno};
+use super::shadow::{Shadow, clone_content, copy_attributes, copy_range, data_ranges, errno};
 use super::store::{Store, read_file, since_epoch, write_file};
-use super::{Dir, Errno, Identity, dir, identity, proc_path};
-use rustix::fs::{FallocateFlags, Mode, OFlags, RenameFlags};
+use super::{Dir, Errno, Identity, Stat, dir, identity, proc_path};
+use rustix::fs::{FallocateFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -31,7 +31,8 @@ struct Record {
     time: u64,
 }
 
-/// Makes the inode of `target` hold the content of `shadow`, and returns when that is durable.
+/// Makes the inode of `target` hold the content of `shadow`, and have its attributes, and returns
+/// when that is durable.
 ///
 /// `path` is the way from BACKING to the file, for recovery. Readers that have the inode itself
 /// open see it change: give them a copy first.
@@ -83,6 +84,7 @@ fn copy_to(from: &File, dir: &Dir, name: &OsStr) -> Result<(), Errno> {
     )?);
     let length = rustix::fs::fstat(from)?.st_size as u64;
     clone_content(from, &copy, length)
+        .and_then(|()| take_attributes(from, &copy))
         .and_then(|()| rustix::fs::fsync(&copy))
         .inspect_err(|_| {
             let _ = dir.unlink(name);
@@ -117,7 +119,30 @@ fn make_room(from: &File, target: &File) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Makes the content of an inode that of another file, in the room that it has.
+/// Makes the attributes of an inode those of another file, as far as the daemon may set them.
+fn take_attributes(from: &File, target: &File) -> Result<(), Errno> {
+    let stat = rustix::fs::fstat(from)?;
+    copy_attributes(from, &stat, target)?;
+    match rustix::fs::futimens(target, &times(&stat)) {
+        Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(()),
+        other => other,
+    }
+}
+
+fn times(stat: &Stat) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: stat.st_atime as _,
+            tv_nsec: stat.st_atime_nsec as _,
+        },
+        last_modification: Timespec {
+            tv_sec: stat.st_mtime as _,
+            tv_nsec: stat.st_mtime_nsec as _,
+        },
+    }
+}
+
+/// Makes the content and the attributes of an inode those of another file, in the room that it has.
 fn overwrite(from: &File, target: &File) -> Result<(), Errno> {
     let length = rustix::fs::fstat(from)?.st_size as u64;
     let mut done = 0;
@@ -128,6 +153,7 @@ fn overwrite(from: &File, target: &File) -> Result<(), Errno> {
     }
     punch(target, done, length)?;
     rustix::fs::ftruncate(target, length)?;
+    take_attributes(from, target)?;
     rustix::fs::fsync(target)
 }
 

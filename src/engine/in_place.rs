@@ -23,7 +23,7 @@ use crate::backing::shadow::{self, Shadow};
 use crate::backing::{Dir, Errno, Identity, Stat, dir, identity};
 use crate::sync::Arc;
 use log::{info, warn};
-use rustix::fs::{RenameFlags, Timespec, Timestamps};
+use rustix::fs::RenameFlags;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -124,12 +124,6 @@ impl Engine {
     ) -> Result<Published, Errno> {
         let path = self.state.lock().tree.path(key).ok_or(Errno::STALE)?;
         redo::rewrite(self.store()?, shadow, target, &path)?;
-        let stat = rustix::fs::fstat(shadow.file())?;
-        shadow::copy_attributes(shadow.file(), &stat, target)?;
-        match rustix::fs::futimens(target, &times(&stat)) {
-            Ok(()) | Err(Errno::PERM | Errno::ACCESS) => {}
-            Err(errno) => return Err(errno),
-        }
         let version = Version::new(Arc::new(redo::open_again(target)?), true);
         self.state.lock().tree.published(key, who, &version);
         let dirs = Vec::new();
@@ -202,19 +196,6 @@ impl Engine {
 
 fn has_acl(fd: impl AsFd) -> bool {
     dir::xattr(fd, OsStr::new(dir::ACL_ACCESS)).is_ok()
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: stat.st_atime as _,
-            tv_nsec: stat.st_atime_nsec as _,
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime as _,
-            tv_nsec: stat.st_mtime_nsec as _,
-        },
-    }
 }
 
 /// May everyone (but root, who may anyway) who may write a file replace it in its directory, too?

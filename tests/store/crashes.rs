@@ -2,6 +2,7 @@
 
 use crate::common::{Mount, Running, User, alive, kill, options, wait_until};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const BOTH: [User; 2] = [User::Root, User::Ordinary];
@@ -120,33 +121,54 @@ fn after_kill_9_every_file_is_a_whole_version_and_acknowledged_ones_are_kept() {
     }
 }
 
+/// Rewrites `d/f` thrice by a program that also changes its mode, and kills the daemon in the middle
+/// of each.
+fn interrupt_rewrites(mount: &Mount) {
+    for (letter, mode) in [("b", "600"), ("c", "640"), ("d", "755")] {
+        let script = format!(
+            "with open('d/f', 'w') as f:\n    f.write('{letter}' * 96 * 2**20)\n    \
+             os.fchmod(f.fileno(), 0o{mode})\n"
+        );
+        let mut writer = mount.spawn_python(&script);
+        let redo = mount.behind(".latchfs/redo");
+        let under_way = || {
+            let names = fs::read_dir(&redo).expect("redo").flatten();
+            names
+                .filter(|entry| entry.path().extension().is_some_and(|e| e == "json"))
+                .count()
+                > 0
+        };
+        wait_until("the rewrite is under way", under_way);
+        mount.crash();
+        writer.wait();
+        mount.start();
+        assert_eq!(mount.store("redo"), [""; 0]);
+        let script =
+            "head -c 1 d/f; wc -c < d/f; tr -d \"$(head -c 1 d/f)\" < d/f | wc -c; stat -c %a d/f";
+        let said = mount.bash(script);
+        // It was durable before the first byte was rewritten: it is the new version.
+        assert_eq!(said, format!("{letter}100663296\n0\n{mode}\n"));
+    }
+}
+
 #[test]
 fn a_rewrite_in_place_that_was_interrupted_is_finished_before_the_mount_serves() {
     for user in BOTH {
         let mount = options().user(user).mount();
-        mount.bash("head -c 96M /dev/zero | tr '\\0' a > f; ln f g");
-        for letter in ["b", "c", "d"] {
-            let script = format!("head -c 96M /dev/zero | tr '\\0' {letter} > f; echo ended");
-            let mut writer = mount.spawn("bash", &script);
-            let redo = mount.behind(".latchfs/redo");
-            let under_way = || {
-                let names = fs::read_dir(&redo).expect("redo").flatten();
-                names
-                    .filter(|entry| entry.path().extension().is_some_and(|e| e == "json"))
-                    .count()
-                    > 0
-            };
-            wait_until("the rewrite is under way", under_way);
-            mount.crash();
-            writer.wait();
-            mount.start();
-            assert_eq!(mount.store("redo"), [""; 0]);
-            let script = "head -c 1 f; wc -c < f; tr -d \"$(head -c 1 f)\" < f | wc -c; cmp f g && stat -c %h f";
-            let said = mount.bash(script);
-            // It was durable before the first byte was rewritten: it is the new version.
-            assert_eq!(said, format!("{letter}100663296\n0\n2\n"));
-        }
+        mount.bash("mkdir d; head -c 96M /dev/zero | tr '\\0' a > d/f; ln d/f d/g");
+        interrupt_rewrites(&mount);
+        assert_eq!(mount.bash("cmp d/f d/g && stat -c %h d/f"), "2\n");
     }
+}
+
+#[test]
+fn so_is_one_of_a_file_whose_directory_may_not_be_written() {
+    let mount = options().user(User::Ordinary).mount();
+    mount.bash("mkdir d; head -c 96M /dev/zero | tr '\\0' a > d/f; chmod 500 d");
+    let before = fs::metadata(mount.behind("d/f")).expect("f").ino();
+    interrupt_rewrites(&mount);
+    assert_eq!(fs::metadata(mount.behind("d/f")).expect("f").ino(), before);
+    mount.bash("chmod 700 d");
 }
 
 #[test]

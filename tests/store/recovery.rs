@@ -69,6 +69,11 @@ fn a_leftover_of_a_commit_is_removed() {
     }
 }
 
+fn chmod(path: &std::path::Path, mode: u32) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    fs::set_permissions(path, mode).expect("chmod");
+}
+
 #[test]
 fn an_interrupted_rewrite_is_finished() {
     for user in BOTH {
@@ -76,6 +81,8 @@ fn an_interrupted_rewrite_is_finished() {
         mount.bash("mkdir 'a dir'; echo old > 'a dir/f'; ln 'a dir/f' g; chmod 640 g");
         mount.unmount();
         put_redo(&mount, "1.0", "a dir/f", "the new version\n");
+        // The version has the attributes that the file is to have.
+        chmod(&mount.behind(".latchfs/redo/1.0.data"), 0o640);
         // As a crash in the middle of it leaves the file.
         fs::write(mount.behind("g"), "the n").expect("write");
         mount.start();
@@ -105,6 +112,7 @@ fn an_interrupted_rewrite_of_a_read_only_file_is_finished() {
         mount.bash("echo old > f; ln f g; chmod 444 f");
         mount.unmount();
         put_redo(&mount, "1.0", "f", "new\n");
+        chmod(&mount.behind(".latchfs/redo/1.0.data"), 0o444);
         mount.start();
         assert_eq!(mount.bash("cat g; stat -c '%h %a' g"), "new\n2 444\n");
     }
