@@ -1,23 +1,25 @@
-//! What the engine itself costs, without a kernel in between: an uncontended lease, and a commit.
+//! What the engine itself costs, without a kernel in between: an uncontended lease, a commit, and
+//! names looked up while the kernel knows a million of them.
 //!
 //! The files are in a temporary directory; with `--durability none` a commit costs its system
 //! calls only, with `full` what the disk takes for two fsyncs.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use latchfs::backing::Dir;
 use latchfs::backing::store::Store;
+use latchfs::backing::{Dir, Identity};
 use latchfs::config::{Durability, Readers};
 use latchfs::engine::attributes::Change;
 use latchfs::engine::io::Placement;
 use latchfs::engine::open::{OpenFlags, Opened};
-use latchfs::engine::tree::{NodeId, ROOT_NODE};
+use latchfs::engine::tree::{Key, NodeId, ROOT, ROOT_NODE, Tree};
 use latchfs::engine::{Caller, Engine, Settings};
 use latchfs::owner::{Exit, ProcessWatch, Processes, Search, Thread};
 use latchfs::rules::Rules;
-use std::ffi::OsStr;
+use rustix::fs::FileType;
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Processes that are alive, and hold nothing.
 struct Scripted;
@@ -166,5 +168,86 @@ fn benches(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(group, benches);
+const PER_DIRECTORY: u64 = 100;
+
+fn name(n: u64) -> OsString {
+    OsString::from(format!(
+        "file-{:05}-{:03}.txt",
+        n / PER_DIRECTORY,
+        n % PER_DIRECTORY
+    ))
+}
+
+fn look_up(tree: &mut Tree, ino: u64, kind: FileType, parent: Key, name: &OsStr) -> Key {
+    let key = tree.found(Identity { dev: 1, ino }, kind, parent, name);
+    let node = tree.inode(key).expect("it was found").current;
+    tree.looked_up(node);
+    key
+}
+
+/// What is done to the table under the lock that all requests share.
+fn table(criterion: &mut Criterion) {
+    let known = match std::env::args().any(|arg| arg == "--test") {
+        true => 10_000,
+        false => 1_000_000,
+    };
+    let mut tree = Tree::new(Identity { dev: 1, ino: 1 });
+    let mut dirs = Vec::new();
+    let mut longest = Duration::ZERO;
+    for n in 0..known {
+        if n % PER_DIRECTORY == 0 {
+            let name = OsString::from(format!("directory-{n}"));
+            let ino = u64::MAX - n;
+            dirs.push(look_up(&mut tree, ino, FileType::Directory, ROOT, &name));
+        }
+        let (dir, name) = (dirs[(n / PER_DIRECTORY) as usize], name(n));
+        let began = Instant::now();
+        look_up(&mut tree, 2 + n, FileType::RegularFile, dir, &name);
+        longest = longest.max(began.elapsed());
+    }
+    eprintln!("{known} inodes looked up; the longest that one of them took: {longest:?}");
+    let mut n = 0;
+    criterion.bench_function("table: a known name among 1,000,000", |b| {
+        b.iter(|| {
+            n = (n + 7919) % known;
+            let (dir, name) = (dirs[(n / PER_DIRECTORY) as usize], name(n));
+            look_up(&mut tree, 2 + n, FileType::RegularFile, dir, &name)
+        });
+    });
+    criterion.bench_function("table: a new name among 1,000,000, and forgotten", |b| {
+        b.iter(|| {
+            n += 1;
+            let (dir, name) = (dirs[(n % known / PER_DIRECTORY) as usize], name(known + n));
+            let key = look_up(&mut tree, 2 + known + n, FileType::RegularFile, dir, &name);
+            tree.forget(NodeId(key.0), 1);
+        });
+    });
+}
+
+/// A directory listed with attributes, as `ls -l` and find(1) have it.
+fn listing(criterion: &mut Criterion) {
+    let dir = tempfile::tempdir().expect("a directory");
+    (0..1000).for_each(|n| std::fs::write(dir.path().join(name(n)), "").expect("a file"));
+    let engine = engine(dir.path(), Durability::None);
+    criterion.bench_function("a directory of 1,000 listed with attributes", |b| {
+        b.iter(|| {
+            let handle = engine.open_dir(ROOT_NODE).expect("the root");
+            let mut place = 0;
+            loop {
+                let page = engine.read_dir(handle, place).expect("a page");
+                let Some(last) = page.last() else {
+                    break;
+                };
+                place = last.next;
+                for listed in &page {
+                    let entry = engine.look_up_listed(CALLER, handle, &listed.name);
+                    engine.forget(entry.expect("an entry").node, 1);
+                }
+            }
+            engine.release_dir(handle);
+        });
+    });
+}
+
+criterion_group!(group, benches, table, listing);
 criterion_main!(group);

@@ -255,17 +255,14 @@ impl Engine {
 
     /// The kernel forgets a node id that it was told of `times` times.
     pub fn forget(&self, node: NodeId, times: u64) {
-        let (dirs, shrunk) = {
+        let dirs = {
             let mut state = self.state.lock();
             state.tree.forget(node, times);
-            (state.tree.take_dropped_dirs(), state.tree.has_shrunk())
+            state.tree.take_dropped_dirs()
         };
         for key in dirs {
             let dir = self.dirs.lock().pop(&key);
             drop(dir);
-        }
-        if shrunk {
-            crate::memory::give_back();
         }
     }
 

@@ -42,9 +42,6 @@ pub const ROOT: Key = Key(1);
 /// (or lies on another device) start here.
 const RENUMBERED: u64 = 1 << 56;
 
-/// So many inodes less than there were are worth giving their memory back.
-const WORTH_GIVING_BACK: usize = 16 * 1024;
-
 /// One name of an inode.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
@@ -190,8 +187,8 @@ pub struct Tree {
     taken: Map<u64, ()>,
     /// Directories that were dropped since somebody asked.
     dropped_dirs: Vec<Key>,
-    /// The most inodes there were since memory was given back.
-    most: usize,
+    /// How many inodes were dropped so far.
+    dropped: u64,
     device: u64,
     next: u64,
     next_number: u64,
@@ -211,7 +208,7 @@ impl Tree {
             renumbered: Map::default(),
             taken: Map::default(),
             dropped_dirs: Vec::new(),
-            most: 0,
+            dropped: 0,
             device: root.dev,
             next: ROOT.0,
             next_number: RENUMBERED,
@@ -312,15 +309,9 @@ impl Tree {
         (self.inodes.len(), self.inodes.len() + self.nodes.len())
     }
 
-    /// Are there so many inodes less than there were that their memory should be given back? Says
-    /// so once.
-    pub fn has_shrunk(&mut self) -> bool {
-        let now = self.inodes.len();
-        let shrunk = now <= self.most / 2 && self.most - now >= WORTH_GIVING_BACK;
-        if shrunk {
-            self.most = now;
-        }
-        shrunk
+    /// How many inodes were known once and are not any more.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// The directories that were dropped since this was last asked.
@@ -393,7 +384,6 @@ impl Tree {
             pins: 0,
         };
         self.inodes.insert(key, Box::new(inode));
-        self.most = self.most.max(self.inodes.len());
     }
 
     fn add_node(&mut self, id: NodeId, inode: Key, content: Content) {
@@ -725,6 +715,7 @@ impl Tree {
             let Some(inode) = self.inodes.remove(&key) else {
                 continue;
             };
+            self.dropped += 1;
             if let Some(identity) = inode.identity
                 && self.identities.get(&identity) == Some(&key)
             {

@@ -1,4 +1,4 @@
-//! The opens that wait, and the thread that looks after them.
+//! The opens that wait, and the thread that looks after them (and after the daemon's memory).
 //!
 //! A waiter leaves in one of four ways: its turn comes ([`Engine::wake`]), its time is up, a
 //! signal for it is pending, or its file loses its name. The kernel would tell of the signal by a
@@ -11,8 +11,9 @@ use super::version::Version;
 use super::{Done, Engine, State};
 use crate::backing::Errno;
 use crate::leases::{Kind, Ticket, Wake};
+use crate::memory::{self, Ebb};
 use crate::sync::Arc;
-use log::warn;
+use log::{debug, warn};
 use std::time::{Duration, Instant};
 
 /// How often waiters are asked for pending signals: W3 promises 100 ms.
@@ -104,8 +105,9 @@ impl Engine {
 
     /// The body of the thread that looks after waiters; returns after [`Engine::stop_watching`].
     pub fn watch(self: &Arc<Self>) {
+        let mut ebb = Ebb::default();
         loop {
-            let (expired, waiters, sent) = {
+            let (expired, waiters, sent, known, dropped) = {
                 let mut state = self.state.lock();
                 let nap = self.nap(&state);
                 self.watching.wait_for(&mut state, nap);
@@ -125,7 +127,8 @@ impl Engine {
                     .iter()
                     .map(|(tid, redirect)| (*tid, redirect.since))
                     .collect();
-                (expired, waiters, sent)
+                let (known, dropped) = (state.tree.sizes().0, state.tree.dropped());
+                (expired, waiters, sent, known, dropped)
             };
             if *self.watcher_stop.lock() {
                 return self.fail_waiters();
@@ -136,6 +139,12 @@ impl Engine {
             self.end_interrupted(&waiters);
             self.look_after_locks();
             self.end_lost(&sent);
+            if ebb.is_over(known, dropped) {
+                debug!(
+                    "the kernel has forgotten much, {known} inodes are known: memory is given back"
+                );
+                memory::give_back();
+            }
         }
     }
 
