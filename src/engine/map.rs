@@ -9,7 +9,7 @@ use hashbrown::HashTable;
 use std::hash::{BuildHasher, Hash, RandomState};
 
 /// Into how many tables of their own the entries fall.
-const SHARDS: usize = 64;
+const SHARDS: usize = 256;
 
 /// A hash map.
 #[derive(Debug)]
