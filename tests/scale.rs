@@ -36,8 +36,9 @@ fn known(mount: &Mount) -> Option<u64> {
 }
 
 fn make_tree(mount: &Mount) {
+    fs::create_dir(mount.behind("tree")).expect("mkdir");
     for d in 0..DIRECTORIES {
-        let dir = mount.behind(&format!("directory {d:04}"));
+        let dir = mount.behind(&format!("tree/directory {d:04}"));
         fs::create_dir(&dir).expect("mkdir");
         for n in 0..PER_DIRECTORY {
             fs::write(dir.join(format!("file {d:04} {n:02}.txt")), "").expect("a file");
@@ -50,9 +51,9 @@ fn an_inode_that_the_kernel_knows_takes_at_most_600_bytes_and_gives_them_back() 
     let mount = mount();
     make_tree(&mount);
     // The first requests start the daemon's threads.
-    mount.bash("ls; cat 'directory 0000/file 0000 00.txt'");
+    mount.bash("ls; cat 'tree/directory 0000/file 0000 00.txt'");
     let before = memory(&mount);
-    let look = "find . -path ./.latchfs -prune -o -ls | sed 's/^ *//' | sort -k 11";
+    let look = "find tree -ls | sed 's/^ *//' | sort -k 11";
     let seen = mount.bash(look);
     assert_eq!(seen.lines().count() as u64, INODES + 1);
     let behind = format!("cd '{}' && {look}", mount.backing().display());
