@@ -295,6 +295,52 @@ fn attributes_set_through_the_handle_appear_with_the_commit() {
 }
 
 #[test]
+fn times_set_through_the_handle_survive_the_commit_of_any_file() {
+    // Just emptied, with a second name, new: as tar and rsync restore files over others.
+    for user in BOTH {
+        let mount = options().user(user).mount();
+        mount.bash(
+            "echo old > emptied; echo old > linked; ln linked second; echo old > both; ln both too",
+        );
+        mount.python(
+            "for name, text in (('emptied', ''), ('linked', 'new'), ('both', ''), ('fresh', '')):\n    \
+                 with open(name, 'w') as f:\n        \
+                     f.write(text)\n        f.flush()\n        \
+                     os.utime(f.fileno(), ns=(1_234_567_890_123_456_789, 1_234_567_891_987_654_321))\n        \
+                     os.fchmod(f.fileno(), 0o604)\n",
+        );
+        for name in ["emptied", "linked", "second", "both", "too", "fresh"] {
+            let behind = fs::metadata(mount.behind(name)).expect("the file");
+            assert_eq!(
+                (behind.mtime(), behind.mtime_nsec(), behind.atime_nsec()),
+                (1_234_567_891, 987_654_321, 123_456_789),
+                "{user:?}: {name}"
+            );
+            assert_eq!(behind.permissions().mode() & 0o7777, 0o604, "{name}");
+            let seen = mount.bash(&format!("stat -c %.9Y {name}"));
+            assert_eq!(seen, "1234567891.987654321\n", "{user:?}: {name}");
+        }
+    }
+}
+
+#[test]
+fn writing_a_file_leaves_the_time_of_its_directory_alone() {
+    // A rename over it would not; rsync and whoever caches listings by that time can tell.
+    for user in BOTH {
+        let mount = options().user(user).mount();
+        mount.bash(
+            "mkdir d; echo old > d/f; echo old > d/l; ln d/l d/second; touch -d @1000000000.5 d",
+        );
+        mount.bash("echo new > d/f; echo more >> d/f; truncate -s 1 d/f; echo new > d/l");
+        assert_eq!(mount.bash("stat -c %.1Y d"), "1000000000.5\n", "{user:?}");
+        mount.bash("echo new > d/new");
+        assert_ne!(mount.bash("stat -c %.1Y d"), "1000000000.5\n", "{user:?}");
+        mount.bash("touch -d @1000000000.5 d; exec 3> d/other; mv d/other d/f; exec 3>&-");
+        assert_ne!(mount.bash("stat -c %.1Y d"), "1000000000.5\n", "{user:?}");
+    }
+}
+
+#[test]
 fn attributes_set_by_others_meanwhile_survive_the_commit() {
     for user in BOTH {
         for mode in ["w", "r+", "a"] {

@@ -193,7 +193,13 @@ impl Dir {
 
     fn readable(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::openat(self, ".", flags, Mode::empty())
+        match rustix::fs::openat(self, ".", flags, Mode::empty()) {
+            // To go to "." takes the right to search; to list, only that to read.
+            Err(Errno::ACCESS) => {
+                rustix::fs::open(proc_path(self.0.as_raw_fd()), flags, Mode::empty())
+            }
+            other => other,
+        }
     }
 
     /// mkdir(2).

@@ -82,9 +82,9 @@ fn copy_to(from: &File, dir: &Dir, name: &OsStr) -> Result<(), Errno> {
         flags,
         Mode::from_raw_mode(0o600),
     )?);
-    let length = rustix::fs::fstat(from)?.st_size as u64;
-    clone_content(from, &copy, length)
-        .and_then(|()| take_attributes(from, &copy))
+    let stat = rustix::fs::fstat(from)?;
+    clone_content(from, &copy, stat.st_size as u64)
+        .and_then(|()| take_attributes(from, &stat, &copy))
         .and_then(|()| rustix::fs::fsync(&copy))
         .inspect_err(|_| {
             let _ = dir.unlink(name);
@@ -120,10 +120,9 @@ fn make_room(from: &File, target: &File) -> Result<(), Errno> {
 }
 
 /// Makes the attributes of an inode those of another file, as far as the daemon may set them.
-fn take_attributes(from: &File, target: &File) -> Result<(), Errno> {
-    let stat = rustix::fs::fstat(from)?;
-    copy_attributes(from, &stat, target)?;
-    match rustix::fs::futimens(target, &times(&stat)) {
+fn take_attributes(from: &File, stat: &Stat, target: &File) -> Result<(), Errno> {
+    copy_attributes(from, stat, target)?;
+    match rustix::fs::futimens(target, &times(stat)) {
         Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(()),
         other => other,
     }
@@ -144,7 +143,9 @@ fn times(stat: &Stat) -> Timestamps {
 
 /// Makes the content and the attributes of an inode those of another file, in the room that it has.
 fn overwrite(from: &File, target: &File) -> Result<(), Errno> {
-    let length = rustix::fs::fstat(from)?.st_size as u64;
+    // Before it is read, which may change its time of access.
+    let stat = rustix::fs::fstat(from)?;
+    let length = stat.st_size as u64;
     let mut done = 0;
     for Range { start, end } in data_ranges(from, length)? {
         punch(target, done, start)?;
@@ -153,7 +154,7 @@ fn overwrite(from: &File, target: &File) -> Result<(), Errno> {
     }
     punch(target, done, length)?;
     rustix::fs::ftruncate(target, length)?;
-    take_attributes(from, target)?;
+    take_attributes(from, &stat, target)?;
     rustix::fs::fsync(target)
 }
 

@@ -3,7 +3,9 @@
 use super::store::Store;
 use super::{Credentials, Dir, Errno, Stat, dir, proc_path};
 use crate::sync::Mutex;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawMode, RenameFlags, Uid};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, RawMode, RenameFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
+};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::ops::Range;
@@ -130,6 +132,27 @@ impl Shadow {
         temp.tmp
             .rename(&temp.name, dir, name, RenameFlags::empty())?;
         *named = None;
+        Ok(())
+    }
+
+    /// The same for a new version of what has this name: as after a write into the file, the
+    /// directory's time of modification stays what it was. The caller keeps others from changing
+    /// the directory meanwhile.
+    pub fn replace_version(&self, dir: &Dir, name: &OsStr, store: &Store) -> Result<(), Errno> {
+        let before = dir.stat()?;
+        self.replace(dir, name, store)?;
+        let times = Timestamps {
+            last_access: Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_OMIT,
+            },
+            last_modification: Timespec {
+                tv_sec: before.st_mtime,
+                tv_nsec: before.st_mtime_nsec as _,
+            },
+        };
+        // Only the directory's owner may; to anyone else it looks like a rename, which it is.
+        let _ = dir.set_times(OsStr::new("."), &times);
         Ok(())
     }
 }

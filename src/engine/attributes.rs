@@ -215,11 +215,13 @@ impl Engine {
             let own = !inner.published && matches!(inner.phase, Phase::Pending | Phase::Open);
             let shadow = inner.shadow.clone().filter(|_| own);
             let base = inner.base.clone();
+            // By O_TRUNC; what is set now must not wait in the old file, whose times go with it.
+            let emptied = own && inner.dirty && base.is_none();
             drop(inner);
             if let Some(shadow) = shadow {
                 return Ok(Subject::Shadow(transaction, shadow));
             }
-            if !named {
+            if !named || emptied {
                 // The file that was unlinked under its writer; emptied, it is a new one.
                 drop(state);
                 return match base {

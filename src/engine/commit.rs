@@ -15,6 +15,7 @@ use crate::config::Durability;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use log::{debug, error, warn};
+use std::os::fd::AsFd;
 
 /// How a version got its place.
 pub(super) struct Published {
@@ -194,7 +195,10 @@ impl Engine {
         let before = self.current_node(transaction.inode);
         let published = self.publish(transaction, &shadow)?;
         let durable = match self.settings.durability {
-            Durability::Full => published.dirs.iter().try_for_each(Dir::sync),
+            Durability::Full => {
+                let mut dirs = published.dirs.iter();
+                dirs.try_for_each(|dir| sync_dir(dir, published.version.file()))
+            }
             _ => Ok(()),
         };
         self.tell_watchers(transaction.inode, before);
@@ -276,13 +280,16 @@ impl Engine {
             let stays = match self.place(transaction, shadow, &dir, &name)? {
                 Place::Replaceable(stat) => {
                     let goes = Some(&stat).filter(|stat| stat.st_nlink <= 1);
-                    let replace = || shadow.replace(&dir, &name.name, store);
+                    // Only a write, not a rename over another file, leaves the directory as it was.
+                    let own = self.is_identity(key, &stat);
+                    let replace = || match own {
+                        true => shadow.replace_version(&dir, &name.name, store),
+                        false => shadow.replace(&dir, &name.name, store),
+                    };
                     match self.while_vacant(goes, Some(key), replace) {
                         Ok(()) => None,
                         // It may be written, but its directory not; or it is a mount of its own.
-                        Err(Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::XDEV)
-                            if self.is_identity(key, &stat) =>
-                        {
+                        Err(Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::XDEV) if own => {
                             Some(identity(&stat))
                         }
                         Err(errno) => return Err(errno),
@@ -498,6 +505,15 @@ impl Engine {
                  what it wrote could not be kept either ({errno})"
             ),
         }
+    }
+}
+
+/// Makes a directory durable; one that may be changed but not read, by way of a file on the same
+/// file system.
+fn sync_dir(dir: &Dir, file: impl AsFd) -> Result<(), Errno> {
+    match dir.sync() {
+        Err(Errno::ACCESS) => rustix::fs::syncfs(file),
+        other => other,
     }
 }
 

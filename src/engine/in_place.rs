@@ -147,7 +147,7 @@ impl Engine {
         let further_names = (old.st_nlink as usize) > names.len();
         let who = identity(&rustix::fs::fstat(shadow.file())?);
         self.while_vacant(Some(&old), Some(key), || {
-            shadow.replace(&dir, &name.name, store)
+            shadow.replace_version(&dir, &name.name, store)
         })?;
         warn!(
             "{}: readers hold the old version, so what was written becomes a file of its own{}",

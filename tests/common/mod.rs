@@ -504,9 +504,11 @@ pub fn kill(pid: u32, signal: &str) {
         .status();
 }
 
-/// Does a process live (and is no zombie)?
+/// Does a process live (and is no zombie)? One of which a thread still does what a kill can't end
+/// (an fsync) lives: it holds its locks.
 pub fn alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| !s.contains("State:\tZ"))
+    fs::read_to_string(format!("/proc/{pid}/status"))
+        .is_ok_and(|s| !s.contains("State:\tZ") || !s.contains("Threads:\t1\n"))
 }
 
 /// The user and group that the tests run programs as where they must not be root.

@@ -192,3 +192,28 @@ fn a_mount_by_an_ordinary_user_refuses_even_root() {
     let error = read.expect_err("root is not let in");
     assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
 }
+
+#[test]
+fn a_directory_of_any_mode_is_what_it_natively_is_to_its_owner() {
+    let pair = Pair::new(User::Ordinary);
+    let said = pair.same(
+        r#"
+for mode in range(0, 0o1000, 0o100):
+    d = "d%03o" % mode
+    os.mkdir(d)
+    write(d + "/f")
+    os.mkdir(d + "/s")
+    os.chmod(d, mode)
+    tell(d + " list", lambda: sorted(os.listdir(d)))
+    tell(d + " types", lambda: sorted((e.name, e.is_dir(follow_symlinks=False)) for e in os.scandir(d)))
+    for what, call in [("stat", lambda: look(d + "/f")), ("enter", lambda: os.chdir(d) or os.chdir("..")),
+                       ("create", lambda: write(d + "/new")),
+                       ("update", lambda: write(d + "/f")),
+                       ("mkdir", lambda: os.mkdir(d + "/nd")), ("unlink", lambda: os.unlink(d + "/f"))]:
+        tell(d + " " + what, call)
+for mode in range(0, 0o1000, 0o100):
+    os.chmod("d%03o" % mode, 0o755)
+"#,
+    );
+    assert!(said.contains("EACCES"), "{said}");
+}
