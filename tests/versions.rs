@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Mount, Stopped, User, drop_caches, options, text, wait_until_parked};
+use common::{Mount, Stopped, User, as_each_user, drop_caches, options, text, wait_until_parked};
 use std::process::Command;
 
 const BOTH: [User; 2] = [User::Root, User::Ordinary];
@@ -307,4 +307,16 @@ fn the_same_readers_see_torn_documents_in_a_bare_directory() {
     let enter = format!("os.mkdir('{0}'); os.chdir('{0}')", bare.display());
     let (whole, torn, _) = stamps_in(&mount, &enter);
     assert!(torn > 0, "{whole} whole reads, and none torn");
+}
+
+#[test]
+fn a_descriptor_by_o_path_opens_the_present_version() {
+    as_each_user(|mount| {
+        mount.python(
+            "open('f', 'w').write('old')\nfd = os.open('f', os.O_PATH)\n\
+             path = f'/proc/self/fd/{fd}'\nassert open(path).read() == 'old'\n\
+             for n in range(3):\n    open('f', 'w').write(f'new {n}, longer')\n    \
+             assert open(path).read() == f'new {n}, longer'\n",
+        );
+    });
 }

@@ -5,10 +5,13 @@
 //! either no record (the inode is untouched) or a record with the whole version, which
 //! [`replay`] copies again: rewriting twice gives the same content.
 
+use super::dir::Listed;
 use super::shadow::{Shadow, clone_content, copy_attributes, copy_range, data_ranges, errno};
-use super::store::{Store, read_file, since_epoch, write_file};
+use super::store::{DIRECTORY, Store, read_file, since_epoch, write_file};
 use super::{Dir, Errno, Identity, Stat, dir, identity, proc_path};
-use rustix::fs::{FallocateFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags, Timespec, Timestamps,
+};
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -20,6 +23,9 @@ use std::os::unix::fs::FileExt;
 const DATA: &str = ".data";
 const RECORD: &str = ".json";
 
+/// Seconds and nanoseconds since the epoch.
+type Birth = (i64, u32);
+
 /// Which inode a version in `.latchfs/redo` is for.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
@@ -27,6 +33,10 @@ struct Record {
     path: Vec<Vec<u8>>,
     dev: u64,
     ino: u64,
+    /// When the inode was made, as far as the file system tells: another file may have got its
+    /// number since.
+    #[serde(default)]
+    born: Option<Birth>,
     /// When it was written, for people.
     time: u64,
 }
@@ -49,16 +59,21 @@ pub fn rewrite(
 ) -> Result<(), Errno> {
     let id = store.unique_name();
     let (data, record) = (with_suffix(&id, DATA), with_suffix(&id, RECORD));
-    let who = identity(&rustix::fs::fstat(target)?);
+    let before = rustix::fs::fstat(target)?;
+    let who = identity(&before);
     let content = Record {
         path: path.iter().map(|c| c.as_bytes().to_vec()).collect(),
         dev: who.dev,
         ino: who.ino,
+        born: birth(target),
         time: since_epoch().as_secs(),
     };
     let json = serde_json::to_vec(&content).map_err(|_| Errno::INVAL)?;
     rustix::fs::fsync(shadow.file())?;
-    make_room(shadow.file(), target)?;
+    let room = make_room(shadow.file(), target);
+    // To reserve room is a change of the file, but not one of its owner's.
+    let _ = rustix::fs::futimens(target, &times(&before));
+    room?;
     match shadow.link(store.redo(), &data) {
         // It is on a file system that is mounted within BACKING.
         Err(Errno::XDEV) => copy_to(shadow.file(), store.redo(), &data)?,
@@ -239,11 +254,15 @@ fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String
         .flat_map(|r| r.path.iter().cloned().map(OsString::from_vec))
         .collect();
     let shown = path.join(OsStr::new("/")).to_string_lossy().into_owned();
-    let who = parsed.map(|r| Identity {
-        dev: r.dev,
+    let wanted = parsed.map(|r| Wanted {
         ino: r.ino,
+        born: r.born,
     });
-    let Some(target) = who.and_then(|who| open_target(root, &path, who)) else {
+    let target = wanted.and_then(|wanted| {
+        let there = open_target(root, &path, &wanted);
+        there.or_else(|| search(root, &wanted, root.stat().ok()?.st_dev, 0))
+    });
+    let Some(target) = target else {
         let name = store.unique_name();
         for (from, suffix) in [(&data, DATA), (&record, RECORD)] {
             let kept = with_suffix(&name, suffix);
@@ -260,7 +279,57 @@ fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String
     Ok((Replayed::Finished, shown))
 }
 
-fn open_target(root: &Dir, path: &[OsString], who: Identity) -> Option<File> {
+/// The inode that a record is for. Its device number may be another after a reboot.
+struct Wanted {
+    ino: u64,
+    born: Option<Birth>,
+}
+
+impl Wanted {
+    fn open(&self, at: &Dir, name: &OsStr) -> Option<File> {
+        let stat = at.stat_at(name).ok()?;
+        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if stat.st_ino != self.ino || !regular {
+            return None;
+        }
+        let file = open_for_rewrite(at, name, identity(&stat)).ok()?;
+        (self.born.is_none() || birth(&file) == self.born).then_some(file)
+    }
+}
+
+/// When an inode was made; `None` where the file system does not tell (statx(2)).
+fn birth(file: &File) -> Option<Birth> {
+    let wanted = StatxFlags::BTIME;
+    let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, wanted).ok()?;
+    let told = StatxFlags::from_bits_retain(stat.stx_mask).contains(wanted);
+    told.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec))
+}
+
+/// How deep directories are searched for a file that was renamed.
+const DEEPEST: usize = 1000;
+
+/// Looks for an inode in the whole tree: it, or a directory above it, was renamed since.
+fn search(dir: &Dir, wanted: &Wanted, device: u64, depth: usize) -> Option<File> {
+    let entries = dir.list().unwrap_or_default();
+    let mut candidates = entries.iter().filter(|entry| entry.ino == wanted.ino);
+    if let Some(found) = candidates.find_map(|entry| wanted.open(dir, &entry.name)) {
+        return Some(found);
+    }
+    if depth == DEEPEST {
+        return None;
+    }
+    let own = |entry: &&Listed| depth > 0 || entry.name.as_bytes() != DIRECTORY.as_bytes();
+    let below = |entry: &Listed| {
+        let below = dir.open_dir(&entry.name).ok()?;
+        let same = below.stat().ok()?.st_dev == device;
+        same.then(|| search(&below, wanted, device, depth + 1))?
+    };
+    let kinds = [FileType::Directory, FileType::Unknown];
+    let dirs = entries.iter().filter(|entry| kinds.contains(&entry.kind));
+    dirs.filter(own).find_map(below)
+}
+
+fn open_target(root: &Dir, path: &[OsString], wanted: &Wanted) -> Option<File> {
     // A record that is not ours must not lead out of BACKING.
     let plain =
         |c: &OsString| !matches!(c.as_bytes(), b"" | b"." | b"..") && !c.as_bytes().contains(&b'/');
@@ -272,12 +341,7 @@ fn open_target(root: &Dir, path: &[OsString], who: Identity) -> Option<File> {
     for parent in parents {
         at = at.open_dir(parent).ok()?;
     }
-    // After a reboot the device number of the same file system may be another.
-    let stat = at.stat_at(name).ok()?;
-    if stat.st_ino != who.ino {
-        return None;
-    }
-    open_for_rewrite(&at, name, identity(&stat)).ok()
+    wanted.open(&at, name)
 }
 
 /// Opens an inode to rewrite it, also one that its own mode makes read-only.

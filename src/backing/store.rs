@@ -11,6 +11,7 @@ use super::shadow::{Shadow, errno};
 use super::{Dir, Errno};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -21,7 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The name of the directory, hidden at the root of the mount.
 pub const DIRECTORY: &str = ".latchfs";
 const LOCK: &str = "lock";
-/// The most bytes of kept versions: beyond it the oldest are removed.
+/// The most bytes of kept versions: beyond it the oldest are removed, but for the newest one.
 const KEPT_MAX_BYTES: u64 = 1 << 30;
 
 /// The open `.latchfs` of a BACKING that this process serves.
@@ -124,30 +125,35 @@ impl Store {
         shadow.link(&self.kept, OsStr::new(&format!("{id}.data")))?;
         let json = serde_json::to_vec_pretty(record).map_err(|_| Errno::INVAL)?;
         write_file(&self.kept, OsStr::new(&format!("{id}.json")), &json)?;
-        self.prune_kept();
+        self.prune_kept(&id);
         Ok(id)
     }
 
-    /// Removes the oldest kept versions beyond the bound.
-    fn prune_kept(&self) {
-        let mut kept: Vec<_> = self
-            .kept
-            .list()
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|entry| {
-                let stat = self.kept.stat_at(&entry.name).ok()?;
-                Some((stat.st_ctime, stat.st_blocks as u64 * 512, entry.name))
-            })
-            .collect();
-        kept.sort();
-        let mut total: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
-        for (_, bytes, name) in kept {
+    /// Removes the oldest kept versions beyond the bound, each with its record; never the newest.
+    fn prune_kept(&self, newest: &str) {
+        let mut kept: HashMap<String, (u64, u64)> = HashMap::new();
+        for entry in self.kept.list().unwrap_or_default() {
+            let name = entry.name.to_string_lossy().into_owned();
+            let id = name.rsplit_once('.').map_or(&*name, |(id, _)| id);
+            let Ok(stat) = self.kept.stat_at(&entry.name) else {
+                continue;
+            };
+            let (since, bytes) = kept.entry(id.to_owned()).or_default();
+            *since = (*since).max(stat.st_ctime as u64);
+            *bytes += stat.st_blocks as u64 * 512;
+        }
+        let mut total: u64 = kept.values().map(|(_, bytes)| bytes).sum();
+        kept.remove(newest);
+        let mut oldest: Vec<_> = kept.into_iter().collect();
+        oldest.sort_unstable_by_key(|(_, (since, _))| *since);
+        for (id, (_, bytes)) in oldest {
             if total <= KEPT_MAX_BYTES {
                 break;
             }
             total -= bytes;
-            let _ = self.kept.unlink(&name);
+            for suffix in ["data", "json"] {
+                let _ = self.kept.unlink(OsStr::new(&format!("{id}.{suffix}")));
+            }
         }
     }
 }

@@ -65,7 +65,8 @@ pub struct Opened {
 /// What a handle is open on.
 #[derive(Debug)]
 pub enum OpenedOn {
-    /// A file of BACKING itself: every read and write comes to the engine.
+    /// A file of BACKING itself, or a version that is not this node id's: every read and write comes
+    /// to the engine.
     Backing,
     /// A committed version: immutable, so the kernel may cache it, or read it by itself.
     Version {
@@ -368,9 +369,19 @@ impl Engine {
         pin: Option<Arc<Version>>,
     ) -> Result<Opened, Errno> {
         match self.serve(wish.inode, wish.node, pin) {
+            Err(Errno::STALE) if wish.unnamed => self.serve_here(wish.inode),
             Err(Errno::STALE) => Err(self.send_to_current(wish)),
             other => other,
         }
+    }
+
+    /// Opens the current version by the node id of one that is gone: the opener holds that by
+    /// `O_PATH` and came by a magic link, so it can't be sent to another.
+    fn serve_here(&self, key: Key) -> Result<Opened, Errno> {
+        let (_, version) = self.version(key)?;
+        let handle = self.add_handle(Handle::reader(version, true));
+        let on = OpenedOn::Backing;
+        Ok(Opened { handle, on })
     }
 
     /// The current version of a file, opened if it is not open.
