@@ -1,4 +1,7 @@
 //! Name operations in one directory of BACKING.
+//!
+//! A name is one component: what could lead to another directory (`..`, a slash) is refused here
+//! with `EINVAL`, whoever asks. The kernel never sends such a name.
 
 use super::{Errno, Identity, Stat, identity, proc_path};
 use rustix::fs::{
@@ -33,6 +36,19 @@ pub struct Listed {
     pub kind: FileType,
 }
 
+/// Is it one component of a path, that leads to nothing but an entry of a directory?
+///
+/// # Errors
+/// `EINVAL`.
+pub fn check_component(name: &OsStr) -> Result<&OsStr, Errno> {
+    let bytes = name.as_bytes();
+    match bytes {
+        b"" | b"." | b".." => Err(Errno::INVAL),
+        _ if bytes.iter().any(|byte| matches!(byte, b'/' | 0)) => Err(Errno::INVAL),
+        _ => Ok(name),
+    }
+}
+
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -61,7 +77,7 @@ impl Dir {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(Self(Arc::new(rustix::fs::openat(
             self,
-            name,
+            check_component(name)?,
             flags,
             Mode::empty(),
         )?)))
@@ -74,7 +90,7 @@ impl Dir {
 
     /// Stats a name in it, without following it.
     pub fn stat_at(&self, name: &OsStr) -> Result<Stat, Errno> {
-        rustix::fs::statat(self, name, AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::statat(self, check_component(name)?, AtFlags::SYMLINK_NOFOLLOW)
     }
 
     /// A descriptor that only names the file: for calls that act on an inode, not on content.
@@ -83,35 +99,26 @@ impl Dir {
     /// `ESTALE` if the name is no longer that file.
     pub fn pin(&self, name: &OsStr, expected: Identity) -> Result<OwnedFd, Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(self, name, flags, Mode::empty())?;
+        let fd = rustix::fs::openat(self, check_component(name)?, flags, Mode::empty())?;
         if identity(&rustix::fs::fstat(&fd)?) != expected {
             return Err(Errno::STALE);
         }
         Ok(fd)
     }
 
-    /// Opens a regular file in it.
+    /// Opens a regular file in it. Nothing else is ever opened, whatever takes the name meanwhile:
+    /// to open a FIFO or a device is to act on it.
     ///
     /// # Errors
-    /// `ESTALE` if the name is not, or no longer, the expected file.
+    /// `ESTALE` if the name is not, or no longer, the expected file; `EINVAL` if that is no regular
+    /// file.
     pub fn open_file(
         &self,
         name: &OsStr,
         flags: OFlags,
         expected: Identity,
     ) -> Result<File, Errno> {
-        // O_NONBLOCK: should the name have become a FIFO meanwhile, this must not wait for its
-        // other end.
-        let flags =
-            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::LARGEFILE;
-        let fd = rustix::fs::openat(self, name, flags, Mode::empty()).map_err(|e| match e {
-            Errno::LOOP => Errno::STALE,
-            e => e,
-        })?;
-        if identity(&rustix::fs::fstat(&fd)?) != expected {
-            return Err(Errno::STALE);
-        }
-        Ok(File::from(fd))
+        open_pinned(self.pin(name, expected)?, flags)
     }
 
     /// Makes a regular file in it.
@@ -121,7 +128,12 @@ impl Dir {
     pub fn create_file(&self, name: &OsStr, access: OFlags, mode: u32) -> Result<File, Errno> {
         let flags = access | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::LARGEFILE;
         let mode = Mode::from_raw_mode(mode as RawMode & 0o7777);
-        Ok(File::from(rustix::fs::openat(self, name, flags, mode)?))
+        Ok(File::from(rustix::fs::openat(
+            self,
+            check_component(name)?,
+            flags,
+            mode,
+        )?))
     }
 
     /// Could a version take the place of a file in it, as far as chattr(1) is concerned?
@@ -204,7 +216,11 @@ impl Dir {
 
     /// mkdir(2).
     pub fn make_dir(&self, name: &OsStr, mode: u32) -> Result<(), Errno> {
-        rustix::fs::mkdirat(self, name, Mode::from_raw_mode(mode as RawMode))
+        rustix::fs::mkdirat(
+            self,
+            check_component(name)?,
+            Mode::from_raw_mode(mode as RawMode),
+        )
     }
 
     /// mknod(2); `mode` with the type bits.
@@ -212,7 +228,7 @@ impl Dir {
         let mode = mode as RawMode;
         rustix::fs::mknodat(
             self,
-            name,
+            check_component(name)?,
             FileType::from_raw_mode(mode),
             Mode::from_raw_mode(mode),
             rdev,
@@ -221,26 +237,27 @@ impl Dir {
 
     /// symlink(2).
     pub fn make_symlink(&self, name: &OsStr, target: &Path) -> Result<(), Errno> {
-        rustix::fs::symlinkat(target, self, name)
+        rustix::fs::symlinkat(target, self, check_component(name)?)
     }
 
     /// readlink(2).
     pub fn read_link(&self, name: &OsStr) -> Result<Vec<u8>, Errno> {
-        Ok(rustix::fs::readlinkat(self, name, Vec::new())?.into_bytes())
+        Ok(rustix::fs::readlinkat(self, check_component(name)?, Vec::new())?.into_bytes())
     }
 
     /// unlink(2).
     pub fn unlink(&self, name: &OsStr) -> Result<(), Errno> {
-        rustix::fs::unlinkat(self, name, AtFlags::empty())
+        rustix::fs::unlinkat(self, check_component(name)?, AtFlags::empty())
     }
 
     /// rmdir(2).
     pub fn remove_dir(&self, name: &OsStr) -> Result<(), Errno> {
-        rustix::fs::unlinkat(self, name, AtFlags::REMOVEDIR)
+        rustix::fs::unlinkat(self, check_component(name)?, AtFlags::REMOVEDIR)
     }
 
     /// link(2): gives the file a second name in `to`.
     pub fn link(&self, name: &OsStr, to: &Dir, new_name: &OsStr) -> Result<(), Errno> {
+        let (name, new_name) = (check_component(name)?, check_component(new_name)?);
         rustix::fs::linkat(self, name, to, new_name, AtFlags::empty())
     }
 
@@ -252,28 +269,33 @@ impl Dir {
         new_name: &OsStr,
         flags: RenameFlags,
     ) -> Result<(), Errno> {
+        let (name, new_name) = (check_component(name)?, check_component(new_name)?);
         if flags.is_empty() {
             rustix::fs::renameat(self, name, to, new_name)
         } else {
             rustix::fs::renameat_with(self, name, to, new_name, flags)
         }
     }
+}
 
-    /// chown(2) of a name, not followed.
-    pub fn chown(&self, name: &OsStr, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
-        rustix::fs::chownat(
-            self,
-            name,
-            uid.map(Uid::from_raw),
-            gid.map(Gid::from_raw),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
+/// Opens what a descriptor names, for reading or writing, if it is a regular file.
+///
+/// # Errors
+/// `EINVAL` if it is not; `EACCES`.
+pub fn open_pinned(pinned: impl AsFd, flags: OFlags) -> Result<File, Errno> {
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&pinned)?.st_mode);
+    if kind != FileType::RegularFile {
+        return Err(Errno::INVAL);
     }
+    open_again(pinned, flags)
+}
 
-    /// utimensat(2) of a name, not followed.
-    pub fn set_times(&self, name: &OsStr, times: &Timestamps) -> Result<(), Errno> {
-        rustix::fs::utimensat(self, name, times, AtFlags::SYMLINK_NOFOLLOW)
-    }
+/// utimensat(2) of a file held open (also by `O_PATH`).
+pub fn set_times(fd: impl AsFd, times: &Timestamps) -> Result<(), Errno> {
+    // By its path: AT_EMPTY_PATH came to this call only with Linux 5.8. It follows the link in
+    // /proc and no other.
+    let path = proc_path(std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()));
+    rustix::fs::utimensat(rustix::fs::CWD, path, times, AtFlags::empty())
 }
 
 /// Opens a file that is held open once more, with other access.
@@ -290,7 +312,7 @@ pub fn chmod(fd: impl AsFd, mode: u32) -> Result<(), Errno> {
 }
 
 /// chown(2) of a file held open (also by `O_PATH`).
-pub fn chown_open(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
+pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
     let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
     rustix::fs::chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH)
 }

@@ -7,7 +7,7 @@
 
 use super::dir::Listed;
 use super::shadow::{Shadow, clone_content, copy_attributes, copy_range, data_ranges, errno};
-use super::store::{DIRECTORY, Store, read_file, since_epoch, write_file};
+use super::store::{DIRECTORY, Store, open_own, read_file, since_epoch, write_file};
 use super::{Dir, Errno, Identity, Stat, dir, identity, proc_path};
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags, Timespec, Timestamps,
@@ -272,9 +272,7 @@ fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String
         }
         return Ok((Replayed::Kept, shown));
     };
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let from = rustix::fs::openat(store.redo(), &data, flags, Mode::empty())?;
-    overwrite(&File::from(from), &target)?;
+    overwrite(&open_own(store.redo(), &data)?, &target)?;
     forget(store, id)?;
     Ok((Replayed::Finished, shown))
 }
@@ -329,13 +327,8 @@ fn search(dir: &Dir, wanted: &Wanted, device: u64, depth: usize) -> Option<File>
     dirs.filter(own).find_map(below)
 }
 
+/// The inode of a record. No path leads out of BACKING: [`Dir`] takes plain names only.
 fn open_target(root: &Dir, path: &[OsString], wanted: &Wanted) -> Option<File> {
-    // A record that is not ours must not lead out of BACKING.
-    let plain =
-        |c: &OsString| !matches!(c.as_bytes(), b"" | b"." | b"..") && !c.as_bytes().contains(&b'/');
-    if !path.iter().all(plain) {
-        return None;
-    }
     let (name, parents) = path.split_last()?;
     let mut at = root.clone();
     for parent in parents {

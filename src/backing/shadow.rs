@@ -110,7 +110,7 @@ impl Shadow {
                 rustix::fs::CWD,
                 proc_path(self.file.as_raw_fd()),
                 dir,
-                name,
+                dir::check_component(name)?,
                 AtFlags::SYMLINK_FOLLOW,
             ),
         }

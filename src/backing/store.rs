@@ -49,6 +49,11 @@ pub enum OpenError {
         "its .latchfs belongs to user {0}; mount as that user, or give it to this one: chown -R USER .latchfs"
     )]
     Foreign(u32),
+    /// Others may write in its `.latchfs`, and may have put there what this daemon would believe.
+    #[error(
+        "others may write in its .latchfs (mode {0:o}); see what is in there, then chmod -R go-w .latchfs"
+    )]
+    Writable(u32),
     /// A system call failed.
     #[error("{0}: {1}")]
     Io(&'static str, Errno),
@@ -74,16 +79,16 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError::Served`] if another process holds the lock, [`OpenError::Foreign`] if it is
-    /// another user's.
+    /// another user's, [`OpenError::Writable`] if others can write in it.
     pub fn open(root: &Dir) -> Result<Self, OpenError> {
         let io = |what| move |e| OpenError::Io(what, e);
         let base = ensure_dir(root, DIRECTORY).map_err(io("can't make .latchfs"))?;
-        let owner = base.stat().map_err(io("can't stat .latchfs"))?.st_uid;
-        if owner != rustix::process::geteuid().as_raw() {
-            return Err(OpenError::Foreign(owner));
-        }
+        check_own(&base)?;
         let lock = lock(&base)?;
-        let sub = |name| ensure_dir(&base, name).map_err(io("can't make a directory in .latchfs"));
+        let sub = |name| {
+            let dir = ensure_dir(&base, name).map_err(io("can't make a directory in .latchfs"))?;
+            check_own(&dir).map(|()| dir)
+        };
         Ok(Self {
             tmp: sub("tmp")?,
             redo: sub("redo")?,
@@ -176,11 +181,19 @@ pub(crate) fn write_file(dir: &Dir, name: &OsStr, content: &[u8]) -> Result<(), 
 
 /// Reads a small file of our own.
 pub(crate) fn read_file(dir: &Dir, name: &OsStr) -> Result<Vec<u8>, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?);
+    let mut file = open_own(dir, name)?;
     let mut content = Vec::new();
     file.read_to_end(&mut content).map_err(errno)?;
     Ok(content)
+}
+
+/// Opens a regular file of our own to read it.
+///
+/// # Errors
+/// `EINVAL` if it is something else.
+pub(crate) fn open_own(dir: &Dir, name: &OsStr) -> Result<File, Errno> {
+    let expected = super::identity(&dir.stat_at(name)?);
+    dir.open_file(name, OFlags::RDONLY, expected)
 }
 
 fn ensure_dir(parent: &Dir, name: &str) -> Result<Dir, Errno> {
@@ -188,6 +201,22 @@ fn ensure_dir(parent: &Dir, name: &str) -> Result<Dir, Errno> {
         Ok(()) | Err(Errno::EXIST) => parent.open_dir(OsStr::new(name)),
         Err(e) => Err(e),
     }
+}
+
+/// Is a directory of the store ours alone? What others may read is closed to them.
+fn check_own(dir: &Dir) -> Result<(), OpenError> {
+    let io = |e| OpenError::Io("can't look at .latchfs", e);
+    let stat = dir.stat().map_err(io)?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(OpenError::Foreign(stat.st_uid));
+    }
+    if stat.st_mode & 0o022 != 0 {
+        return Err(OpenError::Writable(stat.st_mode & 0o7777));
+    }
+    if stat.st_mode & 0o055 != 0 {
+        super::dir::chmod(dir, 0o700).map_err(io)?;
+    }
+    Ok(())
 }
 
 fn lock(base: &Dir) -> Result<File, OpenError> {

@@ -23,7 +23,7 @@ pub(super) fn run(args: &RecoverArgs) -> Result<(), Failure> {
     let store = Store::open(&root).map_err(|e| {
         let exit = match e {
             OpenError::Served(_) => Exit::Busy,
-            OpenError::Foreign(_) | OpenError::Io(..) => Exit::Backing,
+            OpenError::Foreign(_) | OpenError::Writable(_) | OpenError::Io(..) => Exit::Backing,
         };
         Failure::new(exit, format!("{shown}: {e}"))
     })?;

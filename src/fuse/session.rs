@@ -183,7 +183,9 @@ fn open_store(config: &MountConfig, root: &Dir) -> Result<Option<Store>, ServeEr
     let store = Store::open(root).map_err(|e| {
         let kind = match e {
             OpenError::Served(_) => ServeErrorKind::Busy,
-            OpenError::Foreign(_) | OpenError::Io(..) => ServeErrorKind::Backing,
+            OpenError::Foreign(_) | OpenError::Writable(_) | OpenError::Io(..) => {
+                ServeErrorKind::Backing
+            }
         };
         ServeError::new(kind, format!("{path}: {e}"))
     })?;
