@@ -308,6 +308,12 @@ impl LeaseTable {
             .map_or(0, |queue| queue.len())
     }
 
+    /// Whether a waiter is still in a queue.
+    #[must_use]
+    pub fn waits(&self, ticket: Ticket) -> bool {
+        self.waiters.by_ticket.contains_key(&ticket)
+    }
+
     /// Whether no lease is in force and nobody waits: nothing has leaked.
     #[must_use]
     pub fn is_idle(&self) -> bool {

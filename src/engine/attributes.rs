@@ -255,6 +255,10 @@ impl Engine {
         if self.store.is_none() {
             return done(Err(Errno::ROFS));
         }
+        // Minus one is nobody's number: to chown(2) it means "as it was".
+        if change.uid == Some(u32::MAX) || change.gid == Some(u32::MAX) {
+            return done(Err(Errno::INVAL));
+        }
         let Some(size) = change.size else {
             let result = self.change_as(caller, node, &change);
             return done(result.and_then(|()| self.attributes(node)));
@@ -329,6 +333,7 @@ impl Engine {
             .and_then(|r| r.transaction.clone())
             .filter(|t| t.node != node);
         let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
+        super::open::check_regular(inode.kind)?;
         let in_flight = inode.transaction.clone();
         if let Some(transaction) = in_flight {
             if transaction.node != node {
@@ -401,7 +406,7 @@ impl Engine {
     /// the owner that is all it can be.
     fn chown_to_nobody(&self, caller: Caller, node: NodeId) -> Result<(), Errno> {
         self.with_descriptor(node, |fd| {
-            let chown = || dir::chown_open(fd, None, None);
+            let chown = || dir::chown(fd, None, None);
             let result = match self.privileged && caller.uid != 0 {
                 true => acting_as(&self.writer(caller).credentials, NOTHING, chown),
                 false => chown(),
@@ -456,35 +461,11 @@ impl Engine {
                 Ok(())
             }
             Subject::Open(file) => change_open(&file, change),
-            Subject::Named(super::tree::ROOT) => {
-                // Its descriptor is an O_PATH one.
-                let dot = OsStr::new(".");
-                self.change_named(&self.root, dot, &self.root, change)
-            }
+            Subject::Named(super::tree::ROOT) => change_pinned(&self.root, change),
             Subject::Named(key) => self.at_place(key, |dir, name, identity| {
-                let pinned = dir.pin(name, identity)?;
-                self.change_named(dir, name, &pinned, change)
+                change_pinned(&dir.pin(name, identity)?, change)
             }),
         }
-    }
-
-    fn change_named(
-        &self,
-        dir: &crate::backing::Dir,
-        name: &OsStr,
-        pinned: impl AsFd,
-        change: &Change,
-    ) -> Result<(), Errno> {
-        if change.uid.is_some() || change.gid.is_some() {
-            dir.chown(name, change.uid, change.gid)?;
-        }
-        if let Some(mode) = change.mode {
-            dir::chmod(&pinned, mode)?;
-        }
-        if let Some(times) = &change.times {
-            dir.set_times(name, times)?;
-        }
-        Ok(())
     }
 
     /// Calls `work` with a descriptor of what a node id stands for.
@@ -591,6 +572,20 @@ fn change_open(file: &File, change: &Change) -> Result<(), Errno> {
     }
     if let Some(times) = &change.times {
         rustix::fs::futimens(file, times)?;
+    }
+    Ok(())
+}
+
+/// The same by an `O_PATH` descriptor, and so not by a name that may be another file's by now.
+fn change_pinned(pinned: impl AsFd + Copy, change: &Change) -> Result<(), Errno> {
+    if change.uid.is_some() || change.gid.is_some() {
+        dir::chown(pinned, change.uid, change.gid)?;
+    }
+    if let Some(mode) = change.mode {
+        dir::chmod(pinned, mode)?;
+    }
+    if let Some(times) = &change.times {
+        dir::set_times(pinned, times)?;
     }
     Ok(())
 }

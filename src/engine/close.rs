@@ -184,6 +184,7 @@ impl Engine {
     /// The last copy of a descriptor is gone, and so is every mapping of it.
     pub fn release(self: &Arc<Self>, handle: u64) {
         self.unlock_released(handle);
+        let file = |_: &u64, handle: &Handle| !matches!(handle, Handle::Directory(_));
         if let Some((
             _,
             Handle::Transaction {
@@ -191,7 +192,7 @@ impl Engine {
                 flushed,
                 ..
             },
-        )) = self.handles.remove(&handle)
+        )) = self.handles.remove_if(&handle, file)
         {
             self.drop_handle_of(&transaction, flushed.into_inner());
         }

@@ -229,7 +229,7 @@ impl Engine {
                 return Ok(None);
             }
             let current = state.tree.inode(key).map(|inode| inode.current);
-            let sent = state.take_redirect(caller.tid).is_some();
+            let sent = state.give_up_redirect(caller.tid);
             match current {
                 Some(current) if current == node => key,
                 Some(current) if !sent => {

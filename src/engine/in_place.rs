@@ -175,10 +175,13 @@ impl Engine {
         let to = self.dir(other.parent)?;
         let temp = store.unique_name();
         dir.link(&name.name, store.tmp(), &temp)?;
-        store
+        let renamed = store
             .tmp()
-            .rename(&temp, &to, &other.name, RenameFlags::empty())?;
-        Ok(to)
+            .rename(&temp, &to, &other.name, RenameFlags::empty());
+        // It is still there where that failed (the directory may be gone behind the mount), and
+        // where the name was a hard link of it already.
+        let _ = store.tmp().unlink(&temp);
+        renamed.map(|()| to)
     }
 
     /// Gives those who have the current version open a copy of it, before its inode changes.

@@ -137,6 +137,10 @@ impl Engine {
     /// `EIO`; `EBADF` for a handle that is none.
     pub fn read(self: &Arc<Self>, handle: u64, offset: u64, size: u32, done: Done<Vec<u8>>) {
         let file = match self.readable(handle) {
+            // No file is so long, and the place after the last byte read must be a number, too.
+            Ok(Some(_)) if offset.checked_add(size.into()).is_none() => {
+                return done(Ok(Vec::new()));
+            }
             Ok(Some(file)) => file,
             Ok(None) => return done(Ok(Vec::new())),
             Err(errno) => return done(Err(errno)),
@@ -535,7 +539,8 @@ impl Engine {
 
     /// Closes a directory's listing.
     pub fn release_dir(&self, handle: u64) {
-        self.handles.remove(&handle);
+        let directory = |_: &u64, handle: &Handle| matches!(handle, Handle::Directory(_));
+        self.handles.remove_if(&handle, directory);
     }
 
     /// fsync(2) of a directory: its entries are durable.

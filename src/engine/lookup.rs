@@ -3,7 +3,7 @@
 use super::transaction::Transaction;
 use super::tree::{Key, NodeId, ROOT};
 use super::{Caller, Engine, State};
-use crate::backing::dir::Listed;
+use crate::backing::dir::{Listed, check_component};
 use crate::backing::store::DIRECTORY;
 use crate::backing::{Dir, Errno, Identity, Stat, identity};
 use crate::sync::{Arc, Mutex};
@@ -138,6 +138,7 @@ impl Engine {
         parent: Key,
         name: &OsStr,
     ) -> Result<Entry, Errno> {
+        check_component(name)?;
         if is_hidden(parent, name) {
             return Err(Errno::NOENT);
         }
@@ -200,6 +201,9 @@ impl Engine {
                 return Err(errno);
             }
         };
+        if self.own_directory == Some(identity(&stat)) {
+            return Err(Errno::NOENT);
+        }
         let kind = FileType::from_raw_mode(stat.st_mode);
         let mut state = self.state.lock();
         let key = state.tree.found(identity(&stat), kind, parent, name);
@@ -255,11 +259,14 @@ impl Engine {
 
     /// The kernel forgets a node id that it was told of `times` times.
     pub fn forget(&self, node: NodeId, times: u64) {
-        let dirs = {
-            let mut state = self.state.lock();
-            state.tree.forget(node, times);
-            state.tree.take_dropped_dirs()
-        };
+        self.state.lock().tree.forget(node, times);
+        self.close_dropped_dirs();
+    }
+
+    /// Closes the directories that the table does not know any more. A FORGET drops most of them;
+    /// for others the thread of `waiting` comes by.
+    pub(super) fn close_dropped_dirs(&self) {
+        let dirs = self.state.lock().tree.take_dropped_dirs();
         for key in dirs {
             let dir = self.dirs.lock().pop(&key);
             drop(dir);
@@ -269,9 +276,17 @@ impl Engine {
     /// May a name be used there?
     ///
     /// # Errors
-    /// `EPERM` for latchfs's own directory.
-    pub(super) fn check_visible(&self, parent: Key, name: &OsStr) -> Result<(), Errno> {
+    /// `EINVAL` for what is no name of an entry, `EPERM` for latchfs's own directory, by whatever
+    /// name: where BACKING takes `.LATCHFS` for the same, so does this.
+    pub(super) fn check_name(&self, parent: Key, name: &OsStr) -> Result<(), Errno> {
+        check_component(name)?;
         if is_hidden(parent, name) {
+            return Err(Errno::PERM);
+        }
+        if parent == ROOT
+            && let (Some(own), Ok(stat)) = (self.own_directory, self.root.stat_at(name))
+            && own == identity(&stat)
+        {
             return Err(Errno::PERM);
         }
         Ok(())
@@ -301,7 +316,8 @@ impl Engine {
                 None => Vec::new(),
             };
             if listing.key == ROOT {
-                entries.retain(|entry| entry.name.as_bytes() != DIRECTORY.as_bytes());
+                let own = self.own_directory.map(|own| own.ino);
+                entries.retain(|e| !is_hidden(ROOT, &e.name) && Some(e.ino) != own);
             }
             self.add_provisional(provisional, &mut entries);
             *listing.entries.lock() = Arc::new(entries);

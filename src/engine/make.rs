@@ -83,7 +83,7 @@ impl Engine {
         make: impl FnOnce(&Dir) -> Result<(), Errno>,
     ) -> Result<Entry, Errno> {
         self.store()?;
-        self.check_visible(parent, name)?;
+        self.check_name(parent, name)?;
         let names = self.names.exclusive([parent]);
         if self.is_provisional(parent, name) {
             return Err(Errno::EXIST);

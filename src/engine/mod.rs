@@ -38,7 +38,7 @@ pub mod waiting;
 #[cfg(test)]
 mod tests;
 
-use crate::backing::store::Store;
+use crate::backing::store::{DIRECTORY, Store};
 use crate::backing::{Credentials, Dir, Errno, Identity, dir, identity};
 use crate::config::{Durability, Readers};
 use crate::leases::{Acquire, FileId, Kind, LeaseTable, OwnerId, Ticket, Wanted};
@@ -50,11 +50,12 @@ use dashmap::DashMap;
 use lru::LruCache;
 use name_locks::NameLocks;
 use redirect::{Redirect, Spent};
+use rustix::fs::FileType;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
-use transaction::Writer;
+use transaction::{Transaction, Writer};
 use tree::{Key, NodeId, ROOT, Tree};
 
 pub use io::Handle;
@@ -101,6 +102,8 @@ pub(crate) struct State {
     spent: HashMap<u32, Spent>,
     /// Files of which an old version is about to be shown, and of how many.
     telling: HashMap<Key, u32>,
+    /// Transactions whose openers were sent elsewhere, to be given up.
+    unclaimed: Vec<Arc<Transaction>>,
 }
 
 /// The engine over one BACKING.
@@ -119,6 +122,8 @@ pub(crate) struct State {
 pub struct Engine {
     root: Dir,
     root_identity: Identity,
+    /// What is never shown, whatever its name.
+    own_directory: Option<Identity>,
     store: Option<Store>,
     settings: Settings,
     processes: Box<dyn Processes>,
@@ -186,6 +191,7 @@ impl Engine {
     ) -> Result<Arc<Self>, Errno> {
         let root_identity = identity(&root.stat()?);
         let acls = dir::xattr(&root, OsStr::new(dir::ACL_ACCESS)) != Err(Errno::OPNOTSUPP);
+        let own_directory = root.stat_at(OsStr::new(DIRECTORY)).ok();
         let state = State {
             tree: Tree::new(root_identity),
             leases: LeaseTable::default(),
@@ -193,10 +199,12 @@ impl Engine {
             redirects: HashMap::new(),
             spent: HashMap::new(),
             telling: HashMap::new(),
+            unclaimed: Vec::new(),
         };
         Ok(Arc::new(Self {
             root,
             root_identity,
+            own_directory: own_directory.as_ref().map(identity),
             store,
             settings,
             processes,
@@ -288,6 +296,17 @@ impl Engine {
         self.handles.iter().filter(|h| !directory(h)).count()
     }
 
+    /// How many inodes and node ids the kernel knows (the root is one of each).
+    pub fn known(&self) -> (usize, usize) {
+        self.state.lock().tree.sizes()
+    }
+
+    /// Everything that is known, for a test that fails.
+    #[doc(hidden)]
+    pub fn describe(&self) -> String {
+        format!("{:?}", *self.state.lock())
+    }
+
     /// True when nothing is held and nobody waits: what every test ends with.
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
@@ -309,6 +328,9 @@ impl Engine {
             }
             let state = self.state.lock();
             let inode = state.tree.inode(at).ok_or(Errno::STALE)?;
+            if inode.kind != FileType::Directory {
+                return Err(Errno::NOTDIR);
+            }
             let name = inode.names.first().ok_or(Errno::NOENT)?;
             let expected = inode.identity.ok_or(Errno::STALE)?;
             closed.push((at, name.name.clone(), expected));
@@ -319,7 +341,11 @@ impl Engine {
             if identity(&dir.stat()?) != expected {
                 return Err(Errno::STALE);
             }
-            self.dirs.lock().put(key, dir.clone());
+            // Under the lock, or it could be dropped from the table first, and stay open.
+            let state = self.state.lock();
+            if state.tree.inode(key).is_some() {
+                self.dirs.lock().put(key, dir.clone());
+            }
         }
         Ok(dir)
     }

@@ -51,7 +51,7 @@ impl Engine {
     pub fn remove_dir(&self, parent: NodeId, name: &OsStr) -> Result<(), Errno> {
         self.store()?;
         let parent = self.key_of(parent)?;
-        self.check_visible(parent, name)?;
+        self.check_name(parent, name)?;
         let _names = self.names.exclusive([parent]);
         let known = {
             let state = self.state.lock();
@@ -85,7 +85,7 @@ impl Engine {
     pub fn unlink(self: &Arc<Self>, caller: Caller, parent: NodeId, name: &OsStr, done: Done<()>) {
         let key = match self.key_of(parent).and_then(|key| {
             self.store()?;
-            self.check_visible(key, name)?;
+            self.check_name(key, name)?;
             Ok(key)
         }) {
             Ok(key) => key,
@@ -254,7 +254,7 @@ impl Engine {
         self.store()?;
         let key = self.key_of(node)?;
         let new_parent = self.key_of(new_parent)?;
-        self.check_visible(new_parent, new_name)?;
+        self.check_name(new_parent, new_name)?;
         let source = || {
             let state = self.state.lock();
             let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
@@ -307,8 +307,8 @@ impl Engine {
         let keys = self.store().and_then(|_| {
             let parent = self.key_of(rename.parent)?;
             let new_parent = self.key_of(rename.new_parent)?;
-            self.check_visible(parent, &rename.name)?;
-            self.check_visible(new_parent, &rename.new_name)?;
+            self.check_name(parent, &rename.name)?;
+            self.check_name(new_parent, &rename.new_name)?;
             Ok((parent, new_parent))
         });
         let (parent, new_parent) = match keys {

@@ -16,7 +16,7 @@ use crate::leases::{Acquire, Kind, OwnerId, Wanted};
 use crate::rules::Policy;
 use crate::sync::Arc;
 use log::warn;
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use std::ffi::OsStr;
 
 /// What an open(2) asked for, as far as it matters here.
@@ -129,7 +129,12 @@ impl Engine {
         }
         let (inode, (spent, unnamed)) = {
             let mut state = self.state.lock();
-            let inode = state.tree.inode_of(node).map(|(key, _)| key);
+            let known = state.tree.inode_of(node);
+            if let Some(Err(errno)) = known.map(|(_, inode)| check_regular(inode.kind)) {
+                drop(state);
+                return done(Err(errno));
+            }
+            let inode = known.map(|(key, _)| key);
             let spent = state.was_spent(caller.tid);
             if inode.is_none() && !spent.1 {
                 state.send_elsewhere(caller.tid, writer.clone());
@@ -521,15 +526,15 @@ impl Engine {
         let store = self.store()?;
         let (parent, left_behind, spent) = {
             let mut state = self.state.lock();
+            let (key, _) = state.tree.inode_of(parent).ok_or(Errno::STALE)?;
             let redirect = state.take_redirect(caller.tid);
             let spent = state.was_spent_on_nothing(caller.tid);
-            let (key, _) = state.tree.inode_of(parent).ok_or(Errno::STALE)?;
             (key, redirect.and_then(|r| r.transaction), spent)
         };
         if let Some(transaction) = left_behind {
             self.abandon_pending(&transaction);
         }
-        self.check_visible(parent, name)?;
+        self.check_name(parent, name)?;
         let taken = match (flags.exclusive, spent) {
             (true, _) => Errno::EXIST,
             (false, false) => Errno::STALE,
@@ -640,6 +645,19 @@ impl Engine {
 
 fn is_direct(open: Option<Arc<Version>>) -> bool {
     open.is_some_and(|open| open.policy == Policy::Direct)
+}
+
+/// Has it content? Everything else the kernel opens by itself, and never here.
+///
+/// # Errors
+/// `EISDIR`, `ELOOP` and `ENXIO`, as open(2) says for what is none of the caller's to open.
+pub(super) fn check_regular(kind: FileType) -> Result<(), Errno> {
+    match kind {
+        FileType::RegularFile => Ok(()),
+        FileType::Directory => Err(Errno::ISDIR),
+        FileType::Symlink => Err(Errno::LOOP),
+        _ => Err(Errno::NXIO),
+    }
 }
 
 /// Can the caller be the owner of a lease? The kernel gives no thread number for processes outside

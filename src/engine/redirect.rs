@@ -108,6 +108,9 @@ impl State {
         self.tree.pin(inode, target);
         if let Some(old) = self.redirects.insert(caller.tid, redirect) {
             self.tree.unpin(old.inode, old.target);
+            // Two requests of one thread were under way at once, which no kernel does.
+            let other = old.transaction.filter(|old| old.node != target);
+            self.unclaimed.extend(other);
         }
     }
 
@@ -116,6 +119,15 @@ impl State {
         let redirect = self.redirects.remove(&tid)?;
         self.tree.unpin(redirect.inode, redirect.target);
         Some(redirect)
+    }
+
+    /// The thread goes elsewhere, and does not come for what was reserved for it. False if it was not
+    /// sent at all.
+    pub(super) fn give_up_redirect(&mut self, tid: u32) -> bool {
+        let redirect = self.take_redirect(tid);
+        let sent = redirect.is_some();
+        self.unclaimed.extend(redirect.and_then(|r| r.transaction));
+        sent
     }
 
     /// A thread looks for a name: it is on its way, and not by a magic link.

@@ -532,6 +532,10 @@ impl Tree {
 
     /// Gives an inode a name; whatever had that name loses it.
     pub fn attach(&mut self, key: Key, parent: Key, name: &OsStr) {
+        // A directory that is mounted on one within itself: there is no way back from there.
+        if key == parent {
+            return;
+        }
         match self.child(parent, name) {
             Some(known) if known == key => return,
             Some(_) => drop(self.detach(parent, name)),

@@ -107,7 +107,7 @@ impl Engine {
     pub fn watch(self: &Arc<Self>) {
         let mut ebb = Ebb::default();
         loop {
-            let (expired, waiters, sent, known, dropped) = {
+            let (expired, waiters, sent, unclaimed, known, dropped) = {
                 let mut state = self.state.lock();
                 let nap = self.nap(&state);
                 self.watching.wait_for(&mut state, nap);
@@ -128,7 +128,8 @@ impl Engine {
                     .map(|(tid, redirect)| (*tid, redirect.since))
                     .collect();
                 let (known, dropped) = (state.tree.sizes().0, state.tree.dropped());
-                (expired, waiters, sent, known, dropped)
+                let unclaimed = std::mem::take(&mut state.unclaimed);
+                (expired, waiters, sent, unclaimed, known, dropped)
             };
             if *self.watcher_stop.lock() {
                 return self.fail_waiters();
@@ -139,6 +140,10 @@ impl Engine {
             self.end_interrupted(&waiters);
             self.look_after_locks();
             self.end_lost(&sent);
+            self.close_dropped_dirs();
+            for transaction in unclaimed {
+                self.abandon_pending(&transaction);
+            }
             if ebb.is_over(known, dropped) {
                 debug!(
                     "the kernel has forgotten much, {known} inodes are known: memory is given back"
@@ -186,7 +191,11 @@ impl Engine {
     /// Ends the waits of those for whom a signal is pending.
     fn end_interrupted(&self, waiters: &[(Ticket, u32)]) {
         for (ticket, tid) in waiters {
+            // A next open of the same thread has taken its place, which no kernel makes while the
+            // first is under way.
+            let overtaken = !self.state.lock().leases.waits(*ticket);
             let ended = match self.processes.thread(*tid) {
+                _ if overtaken => true,
                 Some(thread) => thread.interrupted,
                 // Not to be seen from here (another pid namespace), or gone.
                 None => *tid != 0 && !thread_exists(*tid),
@@ -196,11 +205,9 @@ impl Engine {
             }
             let parked = {
                 let mut state = self.state.lock();
-                if state.leases.cancel(*ticket) {
-                    state.parked.remove(ticket)
-                } else {
-                    None
-                }
+                state.leases.cancel(*ticket);
+                // Whoever was woken meanwhile is not there any more.
+                state.parked.remove(ticket)
             };
             if let Some(parked) = parked {
                 (parked.done)(Err(Errno::INTR));

@@ -37,7 +37,8 @@ fn timespec(time: TimeOrNow) -> Timespec {
             // fuser 0.18 makes a time before 1970 of -SECONDS + NANOSECONDS (as the kernel sends
             // it) by going back both; undone here.
             Err(before) => Timespec {
-                tv_sec: -(before.duration().as_secs() as i64),
+                // 2^63 seconds are the one number that stays what it is.
+                tv_sec: (before.duration().as_secs() as i64).wrapping_neg(),
                 tv_nsec: i64::from(before.duration().subsec_nanos()) as _,
             },
         },

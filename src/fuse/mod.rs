@@ -39,7 +39,7 @@ use std::sync::mpsc::Sender;
 use std::time::SystemTime;
 use wire::{Answer, Device, Page};
 
-/// The largest write that the kernel sends in one request (its own limit is
+/// The largest write, and read, that the kernel sends in one request (its own limit is
 /// fs.fuse.max_pages_limit).
 const MAX_WRITE: u32 = 1 << 20;
 
@@ -365,7 +365,8 @@ impl fuser::Filesystem for Adapter {
             Ok(data) => reply.data(&data),
             Err(errno) => reply.error(fuse_errno(errno)),
         });
-        self.engine.read(fh.0, offset, size, done);
+        // The kernel never asks for more at once; the buffer is made before anything is read.
+        self.engine.read(fh.0, offset, size.min(MAX_WRITE), done);
     }
 
     fn write(
@@ -561,13 +562,15 @@ impl fuser::Filesystem for Adapter {
             }
             false
         };
-        match list(&self.engine, fh.0, offset, add) {
-            Ok(()) => {
-                if !answer.page(&page) {
-                    told.into_iter().for_each(|id| self.engine.forget(id, 1));
-                }
+        let taken = match list(&self.engine, fh.0, offset, add) {
+            Ok(()) => answer.page(&page),
+            Err(errno) => {
+                answer.error(errno);
+                false
             }
-            Err(errno) => answer.error(errno),
+        };
+        if !taken {
+            told.into_iter().for_each(|id| self.engine.forget(id, 1));
         }
     }
 
