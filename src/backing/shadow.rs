@@ -152,7 +152,7 @@ impl Shadow {
             },
         };
         // Only the directory's owner may; to anyone else it looks like a rename, which it is.
-        let _ = dir.set_times(OsStr::new("."), &times);
+        let _ = dir::set_times(dir, &times);
         Ok(())
     }
 }
