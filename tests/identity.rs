@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{Mount, Options, Running, User, drop_caches, finish, options, test_user, text};
+use common::{
+    Mount, Options, Running, User, drop_caches, finish, mount, options, test_user, text, wait_until,
+};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -424,5 +426,53 @@ fn the_times_of_a_version_are_those_of_its_writing() {
         let seen = mount.bash("stat -c '%y %z %s' f");
         drop_caches();
         assert_eq!(mount.bash("stat -c '%y %z %s' f"), seen);
+    }
+}
+
+#[test]
+fn attributes_that_others_set_during_a_commit_stay() {
+    for linked in [false, true] {
+        let mount = mount();
+        mount.bash("echo old > f; chmod 666 f");
+        if linked {
+            mount.bash("ln f g");
+        }
+        let daemon = mount.daemon();
+        // Every fsync takes its time, so that there is time for the others.
+        let slow = "inject=fsync:delay_enter=300000";
+        let mut strace = mount.command("strace");
+        strace.args([
+            "-f",
+            "-qq",
+            "-e",
+            "trace=fsync",
+            "-e",
+            slow,
+            "-o",
+            "/dev/null",
+        ]);
+        let mut strace = strace
+            .args(["-p", &daemon.to_string()])
+            .spawn()
+            .expect("strace");
+        wait_until("strace to be attached", || {
+            let status = fs::read_to_string(format!("/proc/{daemon}/status"));
+            status.is_ok_and(|status| !status.contains("TracerPid:\t0"))
+        });
+        let mut writer =
+            mount.spawn_python("f = open('f', 'r+')\nf.write('new')\nsay('written')\nf.close()\n");
+        writer.expect("written");
+        writer.wait_until_blocked();
+        if linked {
+            wait_until("the rewrite to begin", || !mount.store("redo").is_empty());
+        }
+        mount.bash("chmod 600 f; chown 1:1 f; setfattr -n user.note -v kept f");
+        writer.succeed();
+        common::kill(strace.id(), "INT");
+        strace.wait().expect("strace");
+        assert_eq!(mount.read_behind("f"), "new\n");
+        let found = mount.bash("stat -c '%a %u %g %h' f; getfattr --only-values -n user.note f");
+        let names = if linked { 2 } else { 1 };
+        assert_eq!(found, format!("600 1 1 {names}\nkept"), "linked: {linked}");
     }
 }

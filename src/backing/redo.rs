@@ -6,7 +6,9 @@
 //! [`replay`] copies again: rewriting twice gives the same content.
 
 use super::dir::Listed;
-use super::shadow::{Shadow, clone_content, copy_attributes, copy_range, data_ranges, errno};
+use super::shadow::{
+    Own, Shadow, clone_content, copy_attributes, copy_own, copy_range, data_ranges, errno,
+};
 use super::store::{DIRECTORY, Store, open_own, read_file, since_epoch, write_file};
 use super::{Dir, Errno, Identity, Stat, dir, identity, proc_path};
 use rustix::fs::{
@@ -37,6 +39,9 @@ struct Record {
     /// number since.
     #[serde(default)]
     born: Option<Birth>,
+    /// What the version has of its own; everything else the inode has already.
+    #[serde(default)]
+    own: Own,
     /// When it was written, for people.
     time: u64,
 }
@@ -56,6 +61,7 @@ pub fn rewrite(
     shadow: &Shadow,
     target: &File,
     path: &[OsString],
+    own: &Own,
 ) -> Result<(), Errno> {
     let id = store.unique_name();
     let (data, record) = (with_suffix(&id, DATA), with_suffix(&id, RECORD));
@@ -66,6 +72,7 @@ pub fn rewrite(
         dev: who.dev,
         ino: who.ino,
         born: birth(target),
+        own: own.clone(),
         time: since_epoch().as_secs(),
     };
     let json = serde_json::to_vec(&content).map_err(|_| Errno::INVAL)?;
@@ -84,7 +91,7 @@ pub fn rewrite(
         let _ = store.redo().unlink(&data);
         return announced;
     }
-    overwrite(shadow.file(), target)?;
+    overwrite(shadow.file(), target, own)?;
     forget(store, &id)
 }
 
@@ -99,7 +106,8 @@ fn copy_to(from: &File, dir: &Dir, name: &OsStr) -> Result<(), Errno> {
     )?);
     let stat = rustix::fs::fstat(from)?;
     clone_content(from, &copy, stat.st_size as u64)
-        .and_then(|()| take_attributes(from, &stat, &copy))
+        .and_then(|()| copy_attributes(from, &stat, &copy))
+        .and_then(|()| rustix::fs::futimens(&copy, &times(&stat)))
         .and_then(|()| rustix::fs::fsync(&copy))
         .inspect_err(|_| {
             let _ = dir.unlink(name);
@@ -134,9 +142,10 @@ fn make_room(from: &File, target: &File) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Makes the attributes of an inode those of another file, as far as the daemon may set them.
-fn take_attributes(from: &File, stat: &Stat, target: &File) -> Result<(), Errno> {
-    copy_attributes(from, stat, target)?;
+/// Gives an inode the times of a version and what attributes it has of its own, as far as the daemon
+/// may set them.
+fn take_attributes(from: &File, stat: &Stat, target: &File, own: &Own) -> Result<(), Errno> {
+    copy_own(from, stat, target, own)?;
     match rustix::fs::futimens(target, &times(stat)) {
         Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(()),
         other => other,
@@ -156,8 +165,8 @@ fn times(stat: &Stat) -> Timestamps {
     }
 }
 
-/// Makes the content and the attributes of an inode those of another file, in the room that it has.
-fn overwrite(from: &File, target: &File) -> Result<(), Errno> {
+/// Makes the content of an inode that of another file, in the room that it has.
+fn overwrite(from: &File, target: &File, own: &Own) -> Result<(), Errno> {
     // Before it is read, which may change its time of access.
     let stat = rustix::fs::fstat(from)?;
     let length = stat.st_size as u64;
@@ -169,7 +178,7 @@ fn overwrite(from: &File, target: &File) -> Result<(), Errno> {
     }
     punch(target, done, length)?;
     rustix::fs::ftruncate(target, length)?;
-    take_attributes(from, &stat, target)?;
+    take_attributes(from, &stat, target, own)?;
     rustix::fs::fsync(target)
 }
 
@@ -254,6 +263,7 @@ fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String
         .flat_map(|r| r.path.iter().cloned().map(OsString::from_vec))
         .collect();
     let shown = path.join(OsStr::new("/")).to_string_lossy().into_owned();
+    let own = parsed.as_ref().map(|r| r.own.clone()).unwrap_or_default();
     let wanted = parsed.map(|r| Wanted {
         ino: r.ino,
         born: r.born,
@@ -272,7 +282,7 @@ fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String
         }
         return Ok((Replayed::Kept, shown));
     };
-    overwrite(&open_own(store.redo(), &data)?, &target)?;
+    overwrite(&open_own(store.redo(), &data)?, &target, &own)?;
     forget(store, id)?;
     Ok((Replayed::Finished, shown))
 }

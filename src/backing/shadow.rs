@@ -1,15 +1,19 @@
 //! Shadow files: where a transaction's bytes live until they are published under a name.
 
+use super::dir::ACL_ACCESS;
 use super::store::Store;
 use super::{Credentials, Dir, Errno, Stat, dir, proc_path};
 use crate::sync::Mutex;
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, RawMode, RenameFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
 };
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 /// The extended attribute that holds a program's capabilities (capabilities(7)).
@@ -252,8 +256,73 @@ pub fn errno(error: std::io::Error) -> Errno {
 /// # Errors
 /// `EIO`, `ENOSPC`: attributes that could be set but for the disk.
 pub fn copy_attributes(from: impl AsFd + Copy, stat: &Stat, to: &File) -> Result<(), Errno> {
-    copy_owner(stat, to)?;
-    copy_xattrs(from, to)?;
+    copy_attributes_but(from, stat, to, &Own::default())
+}
+
+/// What a version has of its own, whatever the file has: set by its writer through its handle.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Own {
+    /// The mode.
+    pub mode: bool,
+    /// The owner.
+    pub owner: bool,
+    /// Extended attributes, by name; also such as were removed.
+    pub xattrs: HashSet<OsString>,
+}
+
+impl Own {
+    fn has(&self, name: &OsStr) -> bool {
+        // An ACL is the group's permissions too (acl(5)).
+        self.xattrs.contains(name) || (self.mode && name.as_bytes() == ACL_ACCESS.as_bytes())
+    }
+}
+
+/// The same but for what `to` has of its own.
+///
+/// # Errors
+/// As [`copy_attributes`].
+pub fn copy_attributes_but(
+    from: impl AsFd + Copy,
+    stat: &Stat,
+    to: &File,
+    own: &Own,
+) -> Result<(), Errno> {
+    if !own.owner {
+        copy_owner(stat, to)?;
+    }
+    copy_xattrs(from, to, own)?;
+    match own.mode {
+        true => Ok(()),
+        false => copy_mode(stat, to),
+    }
+}
+
+/// Gives `to` what `from`, whose attributes are `stat`, has of its own.
+///
+/// # Errors
+/// As [`copy_attributes`].
+pub fn copy_own(from: &File, stat: &Stat, to: &File, own: &Own) -> Result<(), Errno> {
+    if own.owner {
+        copy_owner(stat, to)?;
+    }
+    for name in &own.xattrs {
+        let done = match dir::xattr(from, name) {
+            Ok(value) => dir::set_xattr(to, name, &value, 0),
+            Err(Errno::NODATA) => dir::remove_xattr(to, name),
+            Err(errno) => Err(errno),
+        };
+        match done {
+            Ok(()) | Err(Errno::NODATA | Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    match own.mode {
+        true => copy_mode(stat, to),
+        false => Ok(()),
+    }
+}
+
+fn copy_mode(stat: &Stat, to: &File) -> Result<(), Errno> {
     if rustix::fs::fstat(to)?.st_mode == stat.st_mode {
         return Ok(());
     }
@@ -281,7 +350,7 @@ pub fn copy_owner(stat: &Stat, to: &File) -> Result<(), Errno> {
     }
 }
 
-fn copy_xattrs(from: impl AsFd + Copy, to: &File) -> Result<(), Errno> {
+fn copy_xattrs(from: impl AsFd + Copy, to: &File, not: &Own) -> Result<(), Errno> {
     let names = match dir::xattr_names(from) {
         Ok(names) => names,
         Err(Errno::OPNOTSUPP) => return Ok(()),
@@ -290,14 +359,14 @@ fn copy_xattrs(from: impl AsFd + Copy, to: &File) -> Result<(), Errno> {
     // What the directory's default ACL gave the shadow, the file may not have had.
     if let Ok(own) = dir::xattr_names(to) {
         for name in dir::split_names(&own) {
-            if !dir::split_names(&names).any(|n| n == name) {
+            if !not.has(name) && !dir::split_names(&names).any(|n| n == name) {
                 let _ = dir::remove_xattr(to, name);
             }
         }
     }
     for name in dir::split_names(&names) {
         // Capabilities are those of the content they were given to: any write takes them away.
-        if name == CAPABILITIES {
+        if name == CAPABILITIES || not.has(name) {
             continue;
         }
         let value = match dir::xattr(from, name) {

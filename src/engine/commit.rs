@@ -22,6 +22,8 @@ pub(super) struct Published {
     /// The directories whose entries changed, to be made durable.
     pub(super) dirs: Vec<Dir>,
     pub(super) version: Arc<Version>,
+    /// Attributes that others changed were taken over after the version had been made durable.
+    pub(super) late: bool,
 }
 
 /// Why a commit failed.
@@ -188,16 +190,32 @@ impl Engine {
             Some(shadow) => shadow,
             None => self.materialize(transaction)?,
         };
-        self.take_over_attributes(transaction, &shadow)?;
+        self.take_over_attributes_early(transaction, &shadow)?;
         if self.settings.durability != Durability::None {
             rustix::fs::fsync(shadow.file())?;
         }
         let before = self.current_node(transaction.inode);
+        let appears = {
+            let state = self.state.lock();
+            let inode = state.tree.inode(transaction.inode);
+            inode.is_some_and(|inode| inode.is_provisional())
+        };
         let published = self.publish(transaction, &shadow)?;
+        if appears {
+            // Its directories are changed by this, not by the CREATE that the kernel knows of.
+            let names = self.state.lock().names_of(transaction.inode);
+            let parents = names.iter().map(|name| name.parent);
+            parents.for_each(|parent| self.drop_cached_attributes(parent));
+        }
         let durable = match self.settings.durability {
             Durability::Full => {
+                let file = published.version.file();
+                let again = match published.late {
+                    true => rustix::fs::fsync(&*file),
+                    false => Ok(()),
+                };
                 let mut dirs = published.dirs.iter();
-                dirs.try_for_each(|dir| sync_dir(dir, published.version.file()))
+                again.and_then(|()| dirs.try_for_each(|dir| sync_dir(dir, &*file)))
             }
             _ => Ok(()),
         };
@@ -224,51 +242,56 @@ impl Engine {
     }
 
     /// What others did to the file's mode, owner and attributes since the shadow got its copy,
-    /// unless the writer set its own (W11).
+    /// unless the writer set its own (W11). `file`: the file, and what it is like now. True if there
+    /// was something.
     fn take_over_attributes(
         &self,
         transaction: &Transaction,
         shadow: &Shadow,
-    ) -> Result<(), Errno> {
-        let Some(before) = transaction.inner.lock().attributes_of else {
-            return Ok(());
+        file: (impl AsFd + Copy, &Stat),
+    ) -> Result<bool, Errno> {
+        let (file, stat) = file;
+        let (before, own, dropped) = {
+            let inner = transaction.inner.lock();
+            let own = inner.explicit.clone();
+            (inner.attributes_of, own, inner.privileges_dropped)
         };
+        let changed = |stat: &Stat| (stat.st_ctime, stat.st_ctime_nsec);
+        if before.is_none_or(|before| changed(&before) == changed(stat)) {
+            return Ok(false);
+        }
+        shadow::copy_attributes_but(file, stat, shadow.file(), &own)?;
+        if dropped {
+            shadow::drop_privileges(shadow.file(), &transaction.writer.credentials)?;
+        }
+        transaction.inner.lock().attributes_of = Some(*stat);
+        Ok(true)
+    }
+
+    /// The same, of the file wherever it is. publish() finds out if it is nowhere.
+    fn take_over_attributes_early(
+        &self,
+        transaction: &Transaction,
+        shadow: &Shadow,
+    ) -> Result<(), Errno> {
         let now = self.at_place(transaction.inode, |dir, name, identity| {
             let base = dir.pin(name, identity)?;
             let stat = rustix::fs::fstat(&base)?;
             Ok((base, stat))
         });
-        let Ok((base, stat)) = now else {
-            // publish() finds out what became of it.
-            return Ok(());
-        };
-        if (stat.st_ctime, stat.st_ctime_nsec) == (before.st_ctime, before.st_ctime_nsec) {
-            return Ok(());
+        match now {
+            Ok((base, stat)) => self
+                .take_over_attributes(transaction, shadow, (&base, &stat))
+                .map(drop),
+            Err(_) => Ok(()),
         }
-        let inner = transaction.inner.lock();
-        let (mode, owner) = (inner.explicit.mode, inner.explicit.owner);
-        let (xattrs, dropped) = (inner.explicit.xattrs.is_empty(), inner.privileges_dropped);
-        drop(inner);
-        if xattrs && !mode && !owner {
-            shadow::copy_attributes(&base, &stat, shadow.file())?;
-        } else {
-            if !owner {
-                shadow::copy_owner(&stat, shadow.file())?;
-            }
-            if !mode {
-                crate::backing::dir::chmod(shadow.file(), stat.st_mode)?;
-            }
-        }
-        if dropped {
-            shadow::drop_privileges(shadow.file(), &transaction.writer.credentials)?;
-        }
-        Ok(())
     }
 
     /// Gives the shadow the file's name, in BACKING and in the table.
     fn publish(&self, transaction: &Transaction, shadow: &Shadow) -> Result<Published, Errno> {
         let store = self.store()?;
         let key = transaction.inode;
+        let mut late = false;
         loop {
             let (name, more) = self.names_to_publish(key)?;
             let parents = more.iter().chain([&name]).map(|name| name.parent);
@@ -282,6 +305,11 @@ impl Engine {
                     let goes = Some(&stat).filter(|stat| stat.st_nlink <= 1);
                     // Only a write, not a rename over another file, leaves the directory as it was.
                     let own = self.is_identity(key, &stat);
+                    if own {
+                        // Nobody changes them while the names are locked.
+                        let file = dir.pin(&name.name, identity(&stat))?;
+                        late |= self.take_over_attributes(transaction, shadow, (&file, &stat))?;
+                    }
                     let replace = || match own {
                         true => shadow.replace_version(&dir, &name.name, store),
                         false => shadow.replace(&dir, &name.name, store),
@@ -303,7 +331,7 @@ impl Engine {
             };
             if let Some(who) = stays {
                 drop(names);
-                match self.publish_in_place(key, shadow, &dir, &name, who) {
+                match self.publish_in_place(transaction, shadow, &dir, &name, who) {
                     // Its names changed meanwhile.
                     Err(Errno::AGAIN) => continue,
                     other => return other,
@@ -326,7 +354,11 @@ impl Engine {
             let who = identity(&rustix::fs::fstat(shadow.file())?);
             let mut state = self.state.lock();
             state.tree.published(key, who, &version);
-            return Ok(Published { dirs, version });
+            return Ok(Published {
+                dirs,
+                version,
+                late,
+            });
         }
     }
 

@@ -89,12 +89,13 @@ impl Engine {
     /// `EAGAIN` if its names have changed meanwhile; what opening and writing it says.
     pub(super) fn publish_in_place(
         &self,
-        key: Key,
+        transaction: &Transaction,
         shadow: &Shadow,
         dir: &Dir,
         name: &Name,
         who: Identity,
     ) -> Result<Published, Errno> {
+        let key = transaction.inode;
         let target = match redo::open_for_rewrite(dir, &name.name, who) {
             // The name has changed since it was looked at.
             Err(Errno::STALE | Errno::NOENT) => return Err(Errno::AGAIN),
@@ -107,7 +108,7 @@ impl Engine {
         };
         set_rewriting(true);
         let result = match self.move_readers_away(key, dir) {
-            Ok(true) => self.rewrite(key, shadow, &target, who),
+            Ok(true) => self.rewrite(transaction, shadow, &target, who),
             Ok(false) => self.publish_under_all_names(key, shadow),
             Err(errno) => Err(errno),
         };
@@ -117,17 +118,28 @@ impl Engine {
 
     fn rewrite(
         &self,
-        key: Key,
+        transaction: &Transaction,
         shadow: &Shadow,
         target: &File,
         who: Identity,
     ) -> Result<Published, Errno> {
+        let key = transaction.inode;
         let path = self.state.lock().tree.path(key).ok_or(Errno::STALE)?;
-        redo::rewrite(self.store()?, shadow, target, &path)?;
+        // Everything else it has already, also what others give it meanwhile.
+        let own = {
+            let inner = transaction.inner.lock();
+            let mut own = inner.explicit.clone();
+            own.mode |= inner.privileges_dropped;
+            own
+        };
+        redo::rewrite(self.store()?, shadow, target, &path, &own)?;
         let version = Version::new(Arc::new(redo::open_again(target)?), true);
         self.state.lock().tree.published(key, who, &version);
-        let dirs = Vec::new();
-        Ok(Published { dirs, version })
+        Ok(Published {
+            dirs: Vec::new(),
+            version,
+            late: false,
+        })
     }
 
     /// For a file whose readers have had its inode open since before it had to stay, so that it must
@@ -165,7 +177,11 @@ impl Engine {
         let may_change = self.may_be_rewritten(&dir, shadow.file());
         let version = Version::new(shadow.file().clone(), may_change);
         self.state.lock().tree.published(key, who, &version);
-        Ok(Published { dirs, version })
+        Ok(Published {
+            dirs,
+            version,
+            late: false,
+        })
     }
 
     /// Gives what was published as `name` of `dir` a further name, whatever is there now. Returns

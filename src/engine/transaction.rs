@@ -3,12 +3,11 @@
 use super::Engine;
 use super::tree::{Key, NodeId};
 use super::version::Version;
-use crate::backing::shadow::{self, Shadow};
+use crate::backing::shadow::{self, Own, Shadow};
 use crate::backing::{Credentials, Errno, Stat};
 use crate::owner::ProcessWatch;
 use crate::sync::{Arc, Mutex, RwLock};
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::fs::File;
 use std::time::Duration;
 
@@ -47,17 +46,6 @@ pub struct Detached {
     pub by_writer: bool,
     /// For the log.
     pub reason: &'static str,
-}
-
-/// Attributes set by the writer through its handle: they win over the file's at commit.
-#[derive(Debug, Default)]
-pub struct Explicit {
-    /// chmod.
-    pub mode: bool,
-    /// chown.
-    pub owner: bool,
-    /// setxattr and removexattr, by name.
-    pub xattrs: HashSet<OsString>,
 }
 
 /// A transaction. Its lease is held by `writer.tid` until it ends.
@@ -117,8 +105,8 @@ pub struct Inner {
     pub mapped_by: HashSet<u32>,
     /// How the opener's process ends, for writes by a mapping that come after close().
     pub watch: Option<ProcessWatch>,
-    /// Attributes set by its writer.
-    pub explicit: Explicit,
+    /// Attributes set by its writer through its handle: they win over the file's at commit.
+    pub explicit: Own,
     /// The file's attributes when it began.
     pub replaced: Option<Stat>,
     /// The file's attributes when the shadow got its copy of them.
@@ -190,7 +178,7 @@ impl Transaction {
                 mappable: false,
                 mapped_by: HashSet::new(),
                 watch: None,
-                explicit: Explicit::default(),
+                explicit: Own::default(),
                 replaced: None,
                 attributes_of: None,
                 privileges_dropped: false,
