@@ -48,14 +48,24 @@ fn looks_like_a_test(word: &str) -> bool {
     word.chars().all(plain) && word.matches('_').count() >= 3
 }
 
-#[test]
-fn every_test_named_in_the_semantics_page_exists() {
+/// The tests that a page names; there must be that many at least, and each must exist.
+fn check_named(page: &str, least: usize) {
     let tests = tests();
-    let page = fs::read_to_string(root().join("docs/semantics.md")).expect("the page");
-    let named: Vec<&str> = quoted(&page).filter(|w| looks_like_a_test(w)).collect();
-    assert!(named.len() > 60, "only {} tests are named", named.len());
+    let text = fs::read_to_string(root().join(page)).expect("the page");
+    let named: Vec<&str> = quoted(&text).filter(|w| looks_like_a_test(w)).collect();
+    assert!(named.len() > least, "only {} tests are named", named.len());
     let missing: Vec<_> = named.iter().filter(|n| !tests.contains(**n)).collect();
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn every_test_named_in_the_semantics_page_exists() {
+    check_named("docs/semantics.md", 60);
+}
+
+#[test]
+fn every_test_named_in_the_security_page_exists() {
+    check_named("docs/security.md", 15);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A daemon between a made-up kernel and a BACKING, and what must be true of them afterwards.
 
 use crate::kernel::{Args, Kernel, Who, op};
+use fuser::SessionACL;
 use latchfs::backing::Dir;
 use latchfs::backing::store::Store;
 use latchfs::config::{Durability, Readers};
@@ -153,7 +154,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const REST: Duration = Duration::from_secs(8);
 
 impl Scene {
-    pub fn new(asked: Asked, readers: Readers) -> Self {
+    pub fn new(asked: Asked, readers: Readers, acl: SessionACL) -> Self {
         PANICS.lock().unwrap_or_else(|p| p.into_inner()).clear();
         rustix::process::umask(rustix::fs::Mode::empty());
         let descriptors_before = descriptors();
@@ -188,7 +189,7 @@ impl Scene {
         let init = kernel.init();
         let mut config = fuser::Config::default();
         config.n_threads = Some(2);
-        let session = fuser::Session::from_fd(adapter, theirs, fuser::SessionACL::All, config);
+        let session = fuser::Session::from_fd(adapter, theirs, acl, config);
         let session = session.expect("a session");
         let answer = kernel.wait(init, DEADLINE).expect("an answer to INIT");
         assert_eq!(answer.errno, 0);

@@ -3,6 +3,7 @@
 
 use crate::kernel::{Args, Who, op};
 use crate::scene::{Asked, CANARY, NOBODY, SECRET, Scene, Scripted, one_at_a_time};
+use fuser::SessionACL;
 use latchfs::config::Readers;
 use std::fs;
 
@@ -13,9 +14,13 @@ const ME: Who = Who {
 };
 
 fn scene() -> Scene {
+    scene_for(SessionACL::All)
+}
+
+fn scene_for(acl: SessionACL) -> Scene {
     let script = Scripted::default();
     script.script().threads.insert(ME.tid, ME.tid);
-    Scene::new(Asked::Script(script), Readers::Wait)
+    Scene::new(Asked::Script(script), Readers::Wait, acl)
 }
 
 /// Asks, and expects success.
@@ -322,6 +327,35 @@ fn what_is_no_regular_file_is_never_opened() {
     }
     scene.settle(|| {}).expect("rest");
     scene.check().expect("nothing happened");
+}
+
+#[test]
+fn requests_of_other_users_are_refused_by_the_daemon_itself_without_allow_other() {
+    let _one = one_at_a_time();
+    let other = Who {
+        uid: 1000,
+        gid: 1000,
+        ..ME
+    };
+    let args = Args::new;
+    let requests = [
+        (op::LOOKUP, args().name(b"f")),
+        (op::GETATTR, args().u64(0).u64(0)),
+        (op::OPENDIR, args().u64(0)),
+        (op::STATFS, args()),
+        (op::MKDIR, args().u64(0o755).name(b"x")),
+        (op::CREATE, args().u64(1).u64(0).name(b"y")),
+        (op::UNLINK, args().name(b"f")),
+        (op::LISTXATTR, args().u64(100)),
+    ];
+    for (acl, refused) in [(SessionACL::Owner, true), (SessionACL::All, false)] {
+        let scene = scene_for(acl);
+        for (opcode, args) in &requests {
+            let errno = scene.ask(*opcode, 1, other, args).errno;
+            assert_eq!(errno == libc::EACCES, refused, "opcode {opcode}: {errno}");
+            assert!(!refused || scene.backing().join("f").exists());
+        }
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::kernel::Who;
 use crate::ops::{Step, step};
 use crate::player::Player;
 use crate::scene::{Asked, Scene, Scripted, one_at_a_time};
+use fuser::SessionACL;
 use latchfs::config::Readers;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestError, TestRunner};
@@ -42,7 +43,7 @@ pub fn play_scripted(steps: &[Step], readers: Readers) -> Result<(), String> {
     people[2].uid = 1000;
     // One that nobody knows, and one of another pid namespace.
     people.extend([who(NOWHERE + 99, 1000), who(0, 0)]);
-    let scene = Scene::new(Asked::Script(script.clone()), readers);
+    let scene = Scene::new(Asked::Script(script.clone()), readers, SessionACL::All);
     let mut player = Player::new(&scene, people, Some(script));
     steps.iter().for_each(|step| player.play(step));
     player.finish()?;
@@ -66,7 +67,7 @@ pub fn play_real(steps: &[Step]) -> Result<(), String> {
         .collect();
     let mut people: Vec<Who> = tids.iter().take(3).map(|tid| who(tid, 0)).collect();
     people.push(who(NOWHERE, 1000));
-    let scene = Scene::new(Asked::Proc, Readers::Wait);
+    let scene = Scene::new(Asked::Proc, Readers::Wait, SessionACL::All);
     let mut player = Player::new(&scene, people, None);
     steps.iter().for_each(|step| player.play(step));
     let played = player.finish().and_then(|()| scene.end());
@@ -77,7 +78,7 @@ pub fn play_real(steps: &[Step]) -> Result<(), String> {
     played
 }
 
-/// Says what failed, and the sequence as it can stand in `regressions.rs`.
+/// Says what failed, and the sequence one step a line.
 fn tell<T>(result: Result<(), TestError<T>>, steps: impl Fn(&T) -> &[Step]) {
     match result {
         Ok(()) => {}
