@@ -46,15 +46,25 @@ const SHARED: &[&str] = &[
     ".package-cache*",
     "*.pid",
     // Databases: SQLite with its companions, LMDB, Berkeley DB, TDB, Firebird.
-    "*.{db,db3,sqlite,sqlite3,s3db,sdb}",
-    "*.{db,db3,sqlite,sqlite3,s3db,sdb}-{journal,wal,shm}",
+    "*.db",
+    "*.db3",
+    "*.sqlite",
+    "*.sqlite3",
+    "*.s3db",
+    "*.sdb",
     "*-journal",
     "*-wal",
     "*-shm",
-    "*.{mdb,bdb,tdb,fdb}",
+    "*.mdb",
+    "*.bdb",
+    "*.tdb",
+    "*.fdb",
     "__db.[0-9]*",
     // Disk images.
-    "*.{img,qcow2,vdi,vmdk}",
+    "*.img",
+    "*.qcow2",
+    "*.vdi",
+    "*.vmdk",
     // Editors' swap files.
     ".*.sw[a-z]",
     "*.swp",
@@ -139,6 +149,14 @@ mod tests {
         assert_eq!(rules.policies.len(), SHARED.len());
         let built_in = SHARED.len() + LOCKFILES_OF_PACKAGE_MANAGERS.len();
         assert_eq!(Rules::default().policies.len(), built_in);
+    }
+
+    #[test]
+    fn the_documents_list_every_built_in_rule() {
+        let text = include_str!("../docs/semantics.md");
+        for glob in LOCKFILES_OF_PACKAGE_MANAGERS.iter().chain(SHARED) {
+            assert!(text.contains(&format!("`{glob}`")), "{glob}");
+        }
     }
 
     #[test]

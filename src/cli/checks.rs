@@ -105,8 +105,9 @@ fn already_mounted(given: &Path, mount: &Mount) -> String {
         ),
         // The daemon of another user looks the same from here, so this does not say "dead".
         None => format!(
-            "MOUNTPOINT {point} already holds a latchfs mount, of {}, with no daemon to be seen; \
-             to clear it away, run: latchfs umount {word}",
+            "MOUNTPOINT {point} already holds a latchfs mount, of {}, whose daemon is \
+             not to be seen from here (it is read-only, another user's, or dead); to take it away, \
+             run: latchfs umount {word}",
             mount.source.display()
         ),
     }
