@@ -35,6 +35,7 @@ copy src/ within/ --delete-after --temp-dir="$PWD" --exclude='*.old'
 rsync -aHAX --link-dest="$PWD/in" src/ linked/ && rsync -aHAXni --delete src/ linked/
 rsync -aHAX --remove-source-files in/with\ space moved/
 # A transfer that is broken off leaves its part, and the next goes on from there.
-# (cat: until the last of its processes is gone.)
-{ timeout -s TERM 1 rsync -a --partial --bwlimit=500 src/bigger part/ 2>/dev/null || true; } | cat
+# (cat: until the last of its processes is gone, of which the receiver has only this stderr. In any directory,
+# it would else rename what it has over what the next is writing.)
+{ timeout -s TERM 1 rsync -a --partial --bwlimit=500 src/bigger part/ 2>&1 || true; } | cat >/dev/null
 rsync -a --partial --append-verify src/bigger part/ && cmp src/bigger part/bigger
