@@ -5,6 +5,7 @@
 mod kernel;
 mod ops;
 mod player;
+mod regressions;
 mod scene;
 mod smoke;
 mod storm;
