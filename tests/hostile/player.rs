@@ -40,7 +40,7 @@ pub struct Player<'a> {
 }
 
 /// How long a step waits for its answer. Some opens wait for others.
-const PATIENCE: Duration = Duration::from_millis(4);
+const PATIENCE: Duration = Duration::from_millis(15);
 /// How long any answer may take.
 const LONG: Duration = Duration::from_secs(8);
 
