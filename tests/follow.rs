@@ -35,8 +35,8 @@ fn replaced(tail: &Running) {
     }
 }
 
-#[test]
-fn tail_follows_a_log_through_rotations_and_renames_over_it() {
+/// Runs a test in the bare directory and in the mount, while tail follows `f` there.
+fn while_followed(test: impl Fn(&Mount, &Path, &Running)) {
     as_each_user(|mount| {
         let bare = mount.point().with_file_name("bare");
         sh(mount, Path::new("/"), &format!("mkdir {}", bare.display()));
@@ -44,19 +44,23 @@ fn tail_follows_a_log_through_rotations_and_renames_over_it() {
             sh(mount, at, "echo first > f");
             let tail = tail(mount, at);
             tail.expect("first");
-            for n in 0..5 {
-                // A whole file each time, as logrotate and careful programs leave it.
-                sh(mount, at, &format!("echo over {n} > t; mv t f"));
-                replaced(&tail);
-                tail.expect(&format!("over {n}"));
-                sh(
-                    mount,
-                    at,
-                    &format!("echo rotated {n} > t; mv f f.1; mv t f"),
-                );
-                replaced(&tail);
-                tail.expect(&format!("rotated {n}"));
-            }
+            test(mount, at, &tail);
+        }
+    });
+}
+
+#[test]
+fn tail_follows_a_log_through_rotations_and_renames_over_it() {
+    while_followed(|mount, at, tail| {
+        for n in 0..5 {
+            // A whole file each time, as logrotate and careful programs leave it.
+            sh(mount, at, &format!("echo over {n} > t; mv t f"));
+            replaced(tail);
+            tail.expect(&format!("over {n}"));
+            let rotate = format!("echo rotated {n} > t; mv f f.1; mv t f");
+            sh(mount, at, &rotate);
+            replaced(tail);
+            tail.expect(&format!("rotated {n}"));
         }
     });
 }
@@ -65,21 +69,14 @@ fn tail_follows_a_log_through_rotations_and_renames_over_it() {
 // its version. The control is the bare directory.
 #[test]
 fn tail_sees_nothing_of_an_overwrite_until_the_file_is_another() {
-    as_each_user(|mount| {
-        let bare = mount.point().with_file_name("bare");
-        sh(mount, Path::new("/"), &format!("mkdir {}", bare.display()));
-        for at in [bare.as_path(), mount.point()] {
-            sh(mount, at, "echo first > f");
-            let tail = tail(mount, at);
-            tail.expect("first");
-            // In time for tail to look while it is being written.
-            sh(mount, at, "{ echo appended; sleep 0.5; } >> f");
-            if at == bare {
-                tail.expect("appended");
-            }
-            sh(mount, at, "echo over > t; mv t f");
-            replaced(&tail);
-            tail.expect("over");
+    while_followed(|mount, at, tail| {
+        // In time for tail to look while it is being written.
+        sh(mount, at, "{ echo appended; sleep 0.5; } >> f");
+        if at != mount.point() {
+            tail.expect("appended");
         }
+        sh(mount, at, "echo over > t; mv t f");
+        replaced(tail);
+        tail.expect("over");
     });
 }

@@ -14,7 +14,7 @@ use crate::backing::shadow::Shadow;
 use crate::backing::{Errno, Stat};
 use crate::leases::Acquire;
 use crate::sync::Arc;
-use rustix::fs::{Gid, Timestamps, Uid};
+use rustix::fs::Timestamps;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -39,9 +39,12 @@ pub struct Change {
 }
 
 impl Change {
+    fn owner(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some()
+    }
+
     fn is_nothing(&self) -> bool {
-        let owner = self.uid.is_some() || self.gid.is_some();
-        !owner && self.mode.is_none() && self.size.is_none() && self.times.is_none()
+        !self.owner() && self.mode.is_none() && self.size.is_none() && self.times.is_none()
     }
 }
 
@@ -391,8 +394,7 @@ impl Engine {
     /// What the kernel has judged on the mount that the caller may change. For a change of owner or
     /// ACL, whether set-group-id goes depends on the caller's groups.
     fn change_as(&self, caller: Caller, node: NodeId, change: &Change) -> Result<(), Errno> {
-        let owner = change.uid.is_some() || change.gid.is_some();
-        let result = match owner {
+        let result = match change.owner() {
             _ if change.is_nothing() => self.chown_to_nobody(caller, node),
             true => self.without_setgid(caller, || self.change_attributes(node, change)),
             false => self.change_attributes(node, change),
@@ -447,23 +449,22 @@ impl Engine {
 
     /// chmod, chown and utimens, in that order of need: chown clears bits that chmod may set.
     fn change_attributes(&self, node: NodeId, change: &Change) -> Result<(), Errno> {
-        let owner = change.uid.is_some() || change.gid.is_some();
-        if change.mode.is_none() && !owner && change.times.is_none() {
+        if change.mode.is_none() && !change.owner() && change.times.is_none() {
             return Ok(());
         }
         match self.subject(node)? {
             Subject::Shadow(transaction, shadow) => {
-                change_open(shadow.file(), change)?;
+                apply(&**shadow.file(), change)?;
                 let mut inner = transaction.inner.lock();
                 inner.dirty = true;
                 inner.explicit.mode |= change.mode.is_some();
-                inner.explicit.owner |= owner;
+                inner.explicit.owner |= change.owner();
                 Ok(())
             }
-            Subject::Open(file) => change_open(&file, change),
-            Subject::Named(super::tree::ROOT) => change_pinned(&self.root, change),
+            Subject::Open(file) => apply(&*file, change),
+            Subject::Named(super::tree::ROOT) => apply(&self.root, change),
             Subject::Named(key) => self.at_place(key, |dir, name, identity| {
-                change_pinned(&dir.pin(name, identity)?, change)
+                apply(&dir.pin(name, identity)?, change)
             }),
         }
     }
@@ -562,30 +563,16 @@ fn is_acl(name: &OsStr) -> bool {
     name == dir::ACL_ACCESS || name == dir::ACL_DEFAULT
 }
 
-fn change_open(file: &File, change: &Change) -> Result<(), Errno> {
-    if change.uid.is_some() || change.gid.is_some() {
-        let uid = change.uid.map(Uid::from_raw);
-        rustix::fs::fchown(file, uid, change.gid.map(Gid::from_raw))?;
+/// By a descriptor, perhaps an `O_PATH` one, and so not by a name that may be another file's by now.
+fn apply(file: impl AsFd + Copy, change: &Change) -> Result<(), Errno> {
+    if change.owner() {
+        dir::chown(file, change.uid, change.gid)?;
     }
     if let Some(mode) = change.mode {
         dir::chmod(file, mode)?;
     }
     if let Some(times) = &change.times {
-        rustix::fs::futimens(file, times)?;
-    }
-    Ok(())
-}
-
-/// The same by an `O_PATH` descriptor, and so not by a name that may be another file's by now.
-fn change_pinned(pinned: impl AsFd + Copy, change: &Change) -> Result<(), Errno> {
-    if change.uid.is_some() || change.gid.is_some() {
-        dir::chown(pinned, change.uid, change.gid)?;
-    }
-    if let Some(mode) = change.mode {
-        dir::chmod(pinned, mode)?;
-    }
-    if let Some(times) = &change.times {
-        dir::set_times(pinned, times)?;
+        dir::set_times(file, times)?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use crate::config::Durability;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use log::{debug, error, warn};
+use std::ffi::OsStr;
 use std::os::fd::AsFd;
 
 /// How a version got its place.
@@ -194,11 +195,11 @@ impl Engine {
         if self.settings.durability != Durability::None {
             rustix::fs::fsync(shadow.file())?;
         }
-        let before = self.current_node(transaction.inode);
-        let appears = {
+        let (before, appears) = {
             let state = self.state.lock();
             let inode = state.tree.inode(transaction.inode);
-            inode.is_some_and(|inode| inode.is_provisional())
+            let appears = inode.is_some_and(|inode| inode.is_provisional());
+            (inode.map(|inode| inode.current), appears)
         };
         let published = self.publish(transaction, &shadow)?;
         if appears {
@@ -242,25 +243,26 @@ impl Engine {
     }
 
     /// What others did to the file's mode, owner and attributes since the shadow got its copy,
-    /// unless the writer set its own (W11). `file`: the file, and what it is like now. True if there
-    /// was something.
+    /// unless the writer set its own (W11). `stat` is what the file, `name` of `dir`, is like now. True
+    /// if there was something.
     fn take_over_attributes(
         &self,
         transaction: &Transaction,
         shadow: &Shadow,
-        file: (impl AsFd + Copy, &Stat),
+        (dir, name): (&Dir, &OsStr),
+        stat: &Stat,
     ) -> Result<bool, Errno> {
-        let (file, stat) = file;
-        let (before, own, dropped) = {
+        let (own, dropped) = {
             let inner = transaction.inner.lock();
-            let own = inner.explicit.clone();
-            (inner.attributes_of, own, inner.privileges_dropped)
+            let changed_at = |stat: &Stat| (stat.st_ctime, stat.st_ctime_nsec);
+            let same = |before: Stat| changed_at(&before) == changed_at(stat);
+            if inner.attributes_of.is_none_or(same) {
+                return Ok(false);
+            }
+            (inner.explicit.clone(), inner.privileges_dropped)
         };
-        let changed = |stat: &Stat| (stat.st_ctime, stat.st_ctime_nsec);
-        if before.is_none_or(|before| changed(&before) == changed(stat)) {
-            return Ok(false);
-        }
-        shadow::copy_attributes_but(file, stat, shadow.file(), &own)?;
+        let file = dir.pin(name, identity(stat))?;
+        shadow::copy_attributes_but(&file, stat, shadow.file(), &own)?;
         if dropped {
             shadow::drop_privileges(shadow.file(), &transaction.writer.credentials)?;
         }
@@ -274,17 +276,14 @@ impl Engine {
         transaction: &Transaction,
         shadow: &Shadow,
     ) -> Result<(), Errno> {
-        let now = self.at_place(transaction.inode, |dir, name, identity| {
-            let base = dir.pin(name, identity)?;
-            let stat = rustix::fs::fstat(&base)?;
-            Ok((base, stat))
+        let taken = self.at_place(transaction.inode, |dir, name, who| {
+            let stat = dir.stat_at(name)?;
+            if identity(&stat) != who {
+                return Err(Errno::STALE);
+            }
+            Ok(self.take_over_attributes(transaction, shadow, (dir, name), &stat))
         });
-        match now {
-            Ok((base, stat)) => self
-                .take_over_attributes(transaction, shadow, (&base, &stat))
-                .map(drop),
-            Err(_) => Ok(()),
-        }
+        taken.map_or(Ok(()), |taken| taken.map(drop))
     }
 
     /// Gives the shadow the file's name, in BACKING and in the table.
@@ -307,8 +306,8 @@ impl Engine {
                     let own = self.is_identity(key, &stat);
                     if own {
                         // Nobody changes them while the names are locked.
-                        let file = dir.pin(&name.name, identity(&stat))?;
-                        late |= self.take_over_attributes(transaction, shadow, (&file, &stat))?;
+                        let file = (&dir, &*name.name);
+                        late |= self.take_over_attributes(transaction, shadow, file, &stat)?;
                     }
                     let replace = || match own {
                         true => shadow.replace_version(&dir, &name.name, store),

@@ -40,28 +40,19 @@ pub struct DirectFile {
 }
 
 impl Engine {
-    /// What the rules say of a file, by its first name.
-    pub(super) fn policy_of(&self, state: &State, key: Key) -> Policy {
-        match state.tree.path(key) {
-            Some(path) => self
-                .settings
-                .rules
-                .policy(&path.iter().collect::<PathBuf>()),
-            None => Policy::Atomic,
-        }
+    /// What the rules say of a file, by its first name; `None` if it has none.
+    pub(super) fn policy_of(&self, state: &State, key: Key) -> Option<Policy> {
+        let path: PathBuf = state.tree.path(key)?.into_iter().collect();
+        Some(self.settings.rules.policy(&path))
     }
 
     /// The same for a name, of which no file may be known.
     pub(super) fn policy_at(&self, parent: Key, name: &OsStr) -> Policy {
-        match self.state.lock().tree.path(parent) {
-            Some(mut path) => {
-                path.push(name.to_owned());
-                self.settings
-                    .rules
-                    .policy(&path.iter().collect::<PathBuf>())
-            }
-            None => Policy::Atomic,
-        }
+        let Some(path) = self.state.lock().tree.path(parent) else {
+            return Policy::Atomic;
+        };
+        let path: PathBuf = path.iter().map(|c| c.as_os_str()).chain([name]).collect();
+        self.settings.rules.policy(&path)
     }
 
     /// What a file with no transaction in flight is to be opened as. If it is open otherwise, it
@@ -69,18 +60,16 @@ impl Engine {
     pub(super) fn settle_policy(&self, state: &mut State, key: Key) -> Policy {
         let current = state.tree.inode(key).map(|inode| inode.current);
         let open = current.and_then(|current| state.tree.alive(current).1);
-        let named = state.tree.path(key).is_some();
-        match open {
+        match (open, self.policy_of(state, key)) {
             // Without a name it stays what it is.
-            Some(open) if !named => open.policy,
-            Some(open) => {
-                let policy = self.policy_of(state, key);
+            (Some(open), None) => open.policy,
+            (Some(open), Some(policy)) => {
                 if open.policy != policy {
                     state.tree.renew(key);
                 }
                 policy
             }
-            None => self.policy_of(state, key),
+            (None, policy) => policy.unwrap_or_default(),
         }
     }
 

@@ -392,13 +392,13 @@ impl Engine {
     }
 
     fn unlock_closed(&self, node: NodeId, handle: HandleId, owner: OwnerId) {
-        let key = self.state.lock().tree.inode_of(node).map(|(key, _)| key);
-        let Some(key) = key else { return };
+        // As after most closes.
+        if self.locks.lock().table.is_empty() {
+            return;
+        }
+        let Ok(key) = self.key_of(node) else { return };
         let woken = {
             let mut locks = self.locks.lock();
-            if locks.table.is_empty() {
-                return;
-            }
             if let Some(through) = locks.handles.get_mut(&handle) {
                 through.closed = Some(Instant::now());
             }

@@ -256,7 +256,7 @@ impl Engine {
         let Some(writer) = spent.writer.clone() else {
             return left_behind;
         };
-        if inode.transaction.is_some() || self.policy_of(state, key) == Policy::Direct {
+        if inode.transaction.is_some() || self.policy_of(state, key) == Some(Policy::Direct) {
             return left_behind;
         }
         let wish = Wish {

@@ -45,11 +45,6 @@ impl Superseded {
 }
 
 impl Engine {
-    /// The node id that is the file now.
-    pub(super) fn current_node(&self, key: Key) -> Option<NodeId> {
-        self.state.lock().tree.inode(key).map(|i| i.current)
-    }
-
     /// Tells who watches a file of the commit that took `before` its place, if it did.
     pub(super) fn tell_watchers(&self, key: Key, before: Option<NodeId>) {
         let (Some(kernel), Some(node)) = (self.kernel.get(), before) else {

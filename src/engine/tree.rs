@@ -458,10 +458,7 @@ impl Tree {
             }
         }
         if let Some(old) = old {
-            if self.identities.get(&old) == Some(&key) {
-                self.identities.remove(&old);
-                self.renumbered.remove(&old);
-            }
+            self.give_up(key, old);
             let content = Content::Version(Arc::downgrade(version));
             self.add_node(fresh, key, content);
             self.drop_node_if_unused(previous);
@@ -522,11 +519,16 @@ impl Tree {
         };
         let (identity, reported) = (inode.identity, inode.reported);
         if let Some(identity) = identity {
-            if self.identities.get(&identity) == Some(&key) {
-                self.identities.remove(&identity);
-                self.renumbered.remove(&identity);
-            }
+            self.give_up(key, identity);
             self.taken.remove(&reported);
+        }
+    }
+
+    /// An inode is not this file of BACKING any more; another may be by now.
+    fn give_up(&mut self, key: Key, identity: Identity) {
+        if self.identities.get(&identity) == Some(&key) {
+            self.identities.remove(&identity);
+            self.renumbered.remove(&identity);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Whether a request for a lock came by flock(2) or by fcntl(2).
+//! Requests for locks, and whether one came by flock(2) or by fcntl(2).
 //!
 //! The kernel says so in the last word of the request (`FUSE_LK_FLOCK` in `fuse_lk_in.lk_flags`),
 //! and it matters: the two kinds do not see each other, and many programs that deliver mail take
@@ -13,7 +13,10 @@
 //! fuser that keeps its requests elsewhere nothing would match, and locks are refused rather than
 //! guessed at (as the tests of locks would tell at once).
 
-use crate::locks::Space;
+use super::convert::node;
+use crate::backing::Errno;
+use crate::engine::locks::LockCall;
+use crate::locks::{Mode, Range, Space};
 use crate::sync::OnceLock;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use fuser::{FileHandle, INodeNo, LockOwner, Request};
@@ -54,7 +57,7 @@ struct SetLock {
 
 const _: () = assert!(size_of::<SetLock>() == 88);
 
-/// What fuser tells of a request to set a lock.
+/// What fuser tells of a request for a lock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Told {
     pub node: INodeNo,
@@ -65,6 +68,42 @@ pub(super) struct Told {
     pub kind: i32,
     pub locker: u32,
     pub wait: bool,
+}
+
+impl Told {
+    /// What the engine is asked for.
+    ///
+    /// # Errors
+    /// `EINVAL` for a type that fcntl(2) does not know, and for a range that ends before it starts.
+    pub(super) fn call(&self, space: Space) -> Result<LockCall, Errno> {
+        let mode = match self.kind {
+            libc::F_RDLCK => Some(Mode::Shared),
+            libc::F_WRLCK => Some(Mode::Exclusive),
+            libc::F_UNLCK => None,
+            _ => return Err(Errno::INVAL),
+        };
+        let (start, end) = (self.start, self.end);
+        if start > end {
+            return Err(Errno::INVAL);
+        }
+        Ok(LockCall {
+            node: node(self.node),
+            handle: self.handle.0,
+            owner: self.owner.0,
+            space,
+            range: Range { start, end },
+            mode,
+            process: self.locker,
+        })
+    }
+}
+
+/// The type of lock that fcntl(2) calls a mode.
+pub(super) fn type_of(mode: Mode) -> i32 {
+    match mode {
+        Mode::Shared => libc::F_RDLCK,
+        Mode::Exclusive => libc::F_WRLCK,
+    }
 }
 
 /// This process's memory, as a file.

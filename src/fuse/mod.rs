@@ -12,14 +12,13 @@ use crate::backing::Errno;
 use crate::engine::Engine;
 use crate::engine::attributes::Change;
 use crate::engine::io::Placement;
-use crate::engine::locks::LockCall;
 use crate::engine::lookup::{Entry, ListedEntry};
 use crate::engine::make::NewMode;
 use crate::engine::names::Rename;
 use crate::engine::open::{OpenFlags, Opened};
 use crate::engine::superseded::Superseded;
 use crate::engine::tree::NodeId;
-use crate::locks::{Lock, Mode, Range, Space};
+use crate::locks::{Lock, Space};
 use crate::sync::Arc;
 use convert::{caller, dirent_type, fuse_errno, fuse_type, node, timestamps};
 use fuser::{
@@ -419,22 +418,24 @@ impl fuser::Filesystem for Adapter {
         pid: u32,
         reply: ReplyLock,
     ) {
-        let (Ok(mode), true) = (lock_mode(typ), start <= end) else {
-            return reply.error(fuse_errno(Errno::INVAL));
+        let told = lock_kind::Told {
+            node: ino,
+            handle: fh,
+            owner: lock_owner,
+            start,
+            end,
+            kind: typ,
+            locker: pid,
+            wait: false,
         };
-        let call = LockCall {
-            node: node(ino),
-            handle: fh.0,
-            owner: lock_owner.0,
-            // There is no such question for flock.
-            space: Space::Fcntl,
-            range: Range { start, end },
-            mode,
-            process: pid,
+        // There is no such question for flock.
+        let call = match told.call(Space::Fcntl) {
+            Ok(call) => call,
+            Err(errno) => return reply.error(fuse_errno(errno)),
         };
         let done = Box::new(move |result: Result<Option<Lock>, Errno>| match result {
             Ok(Some(lock)) => {
-                let kind = lock_type(lock.mode);
+                let kind = lock_kind::type_of(lock.mode);
                 reply.locked(lock.range.start, lock.range.end, kind, lock.process);
             }
             Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
@@ -456,9 +457,6 @@ impl fuser::Filesystem for Adapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
-        let (Ok(mode), true) = (lock_mode(typ), start <= end) else {
-            return reply.error(fuse_errno(Errno::INVAL));
-        };
         let told = lock_kind::Told {
             node: ino,
             handle: fh,
@@ -469,19 +467,11 @@ impl fuser::Filesystem for Adapter {
             locker: pid,
             wait: sleep,
         };
-        let Some(space) = self.memory.space(request, &told) else {
-            return reply.error(fuse_errno(Errno::NOLCK));
-        };
-        let call = LockCall {
-            node: node(ino),
-            handle: fh.0,
-            owner: lock_owner.0,
-            space,
-            range: Range { start, end },
-            mode,
-            process: pid,
-        };
-        self.engine.lock(caller(request), call, sleep, empty(reply));
+        let space = self.memory.space(request, &told).ok_or(Errno::NOLCK);
+        match space.and_then(|space| told.call(space)) {
+            Ok(call) => self.engine.lock(caller(request), call, sleep, empty(reply)),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
     }
 
     fn release(
@@ -725,23 +715,6 @@ impl fuser::Filesystem for Adapter {
         });
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
         self.engine.copy_range(caller(request), from, to, len, done);
-    }
-}
-
-/// What a lock of a type of fcntl(2) is for; `None` for `F_UNLCK`.
-fn lock_mode(kind: i32) -> Result<Option<Mode>, Errno> {
-    match kind {
-        libc::F_RDLCK => Ok(Some(Mode::Shared)),
-        libc::F_WRLCK => Ok(Some(Mode::Exclusive)),
-        libc::F_UNLCK => Ok(None),
-        _ => Err(Errno::INVAL),
-    }
-}
-
-fn lock_type(mode: Mode) -> i32 {
-    match mode {
-        Mode::Shared => libc::F_RDLCK,
-        Mode::Exclusive => libc::F_WRLCK,
     }
 }
 

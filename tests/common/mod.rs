@@ -210,14 +210,7 @@ impl Mount {
     /// it must end by itself, and successfully. Returns its standard output.
     pub fn run(&self, shell: &str, script: &str) -> String {
         let output = self.try_run(shell, script);
-        assert!(
-            output.status.success(),
-            "{shell} -c {script:?}: {}\n{}{}",
-            output.status,
-            text(&output.stdout),
-            text(&output.stderr)
-        );
-        text(&output.stdout)
+        successful(&format!("{shell} -c {script:?}"), &output)
     }
 
     /// The same, however it ends.
@@ -479,6 +472,19 @@ pub fn finish(command: &mut Command) -> Output {
             panic!("{name} did not end in time");
         }
     }
+}
+
+/// The standard output of a program that must have succeeded.
+#[track_caller]
+pub fn successful(what: &str, output: &Output) -> String {
+    assert!(
+        output.status.success(),
+        "{what}: {}\n{}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    text(&output.stdout)
 }
 
 /// Waits for something to become true.

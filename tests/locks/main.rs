@@ -68,14 +68,7 @@ fn python(mut command: Command, dir: &Path, name: &str, script: &str) -> String 
     let script = format!("{LOCKING}{script}").replace("'f'", &format!("'{name}'"));
     command.arg("-c").arg(&script).current_dir(dir);
     let output = common::finish(command.stdin(Stdio::null()));
-    assert!(
-        output.status.success(),
-        "{}: {}{}\n{script}",
-        output.status,
-        text(&output.stdout),
-        text(&output.stderr)
-    );
-    text(&output.stdout)
+    common::successful(&script, &output)
 }
 
 /// A directory that is no mount.

@@ -1,9 +1,9 @@
 //! A mount and a bare directory, in which the same is done.
 
-use crate::common::{Mount, Options, User, finish, options, text};
+use crate::common::{Mount, Options, User, finish, options, successful};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
 /// What the scripts may use.
 const LIB: &str = concat!(
@@ -63,14 +63,17 @@ impl Pair {
     fn tree(&self, dir: &Path) -> String {
         let mut command = self.mount.command("python3");
         command.arg("-c").arg(TREE).arg(dir);
-        successful(&finish(command.stdin(Stdio::null())))
+        successful(
+            "the tree of a directory",
+            &finish(command.stdin(Stdio::null())),
+        )
     }
 
     fn python(&self, dir: &Path, script: &str) -> String {
         let mut command = self.mount.command("python3");
         let script = format!("{LIB}\n{script}");
-        command.arg("-c").arg(script).current_dir(dir);
-        successful(&finish(command.stdin(Stdio::null())))
+        command.arg("-c").arg(&script).current_dir(dir);
+        successful(&script, &finish(command.stdin(Stdio::null())))
     }
 
     /// Puts a file into the directory that holds both.
@@ -80,18 +83,6 @@ impl Pair {
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o666);
         fs::set_permissions(&path, all).expect("chmod");
     }
-}
-
-#[track_caller]
-fn successful(output: &Output) -> String {
-    assert!(
-        output.status.success(),
-        "{}\n{}{}",
-        output.status,
-        text(&output.stdout),
-        text(&output.stderr)
-    );
-    text(&output.stdout)
 }
 
 /// Compares two texts and shows the lines that differ.
