@@ -1,10 +1,12 @@
 //! What a mount is asked to do: the settings that the command line (and, later, rules) choose.
 
+use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// What an open for reading does while another owner's transaction is in flight on the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Readers {
     /// Wait for the complete version, at most the lock timeout.
     #[default]
@@ -14,7 +16,8 @@ pub enum Readers {
 }
 
 /// How much a commit waits for the disk before `close()` returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// fsync the version, rename it into place, fsync the directory: after `close()` returned 0 a
     /// power cut cannot take the version back.
@@ -24,6 +27,17 @@ pub enum Durability {
     Rename,
     /// Rename into place without any fsync: atomic for programs, not for power cuts.
     None,
+}
+
+/// What a commit does if its file was changed behind the mount's back since it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnConflict {
+    /// `close()` fails with `ESTALE`; what was written is kept aside.
+    #[default]
+    Refuse,
+    /// The commit replaces what it found.
+    Win,
 }
 
 /// The settings of one mount, all paths absolute.
@@ -53,3 +67,23 @@ pub struct MountConfig {
 pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The default of [`MountConfig::unmount_timeout`].
 pub const DEFAULT_UNMOUNT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longer waits than this are mistakes, and adding one to a clock must never overflow.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A duration: `10s`, `1m 30s`, `500ms`; a plain number is seconds.
+///
+/// # Errors
+/// What was expected.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let number = text.parse::<f64>().ok().map(Duration::try_from_secs_f64);
+    let duration = match number {
+        Some(number) => number.map_err(|error| error.to_string())?,
+        None => humantime::parse_duration(text)
+            .map_err(|_| "expected a time such as 10s, 1m30s, 500ms or a number of seconds")?,
+    };
+    if duration > LONGEST {
+        return Err("the longest possible time is 365d".to_owned());
+    }
+    Ok(duration)
+}

@@ -1,16 +1,83 @@
-//! Which files get what: rules chosen by a file's path within the mount, the first match wins.
+//! Which files get what: rules chosen by a file's path within the mount.
+//!
+//! For each setting the first rule that matches and sets it wins; what no rule sets is as the mount
+//! has it. The rules of the configuration file ([`file`]) come first, then the built-in ones.
 
+pub mod file;
+
+use crate::config::{Durability, OnConflict, Readers};
 use globset::{Glob, GlobSet, GlobSetBuilder};
-use std::path::Path;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How a file is treated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// Writers take turns, and a version becomes the file when it is closed.
     #[default]
     Atomic,
     /// Opened as it is in BACKING: every write is seen by everyone at once.
     Direct,
+}
+
+/// What a version must be to become the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Validation {
+    /// Anything.
+    None,
+    /// One JSON document.
+    Json,
+    /// A JSON document in every line.
+    JsonLines,
+    /// CSV, every record with as many fields as the first.
+    Csv,
+    /// What a program accepts that is given the version on its standard input: it exits with 0.
+    Command {
+        /// The program and its arguments.
+        command: Vec<String>,
+        /// How long it may take.
+        timeout: Duration,
+    },
+}
+
+/// What the rules say of a file; `None` where they say nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// How it is treated.
+    pub policy: Option<Policy>,
+    /// What its versions must be.
+    pub validate: Option<Validation>,
+    /// The longest an open of it waits.
+    pub lock_timeout: Option<Duration>,
+    /// What an open for reading does while a version of it is being written.
+    pub readers: Option<Readers>,
+    /// How much a commit of it waits for the disk.
+    pub durability: Option<Durability>,
+    /// What a commit does that meets a change made behind the mount's back.
+    pub on_conflict: Option<OnConflict>,
+}
+
+/// Where a rule comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// latchfs itself.
+    BuiltIn,
+    /// A configuration file, and the line in it.
+    File(PathBuf, usize),
+}
+
+/// One rule.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// What it matches: globs as gitignore(5) has them. One without a slash matches the last
+    /// component of a path, one with a slash the whole path from the root of the mount.
+    pub globs: Vec<String>,
+    /// What it sets.
+    pub settings: Settings,
+    /// Where it comes from.
+    pub origin: Origin,
 }
 
 /// What the rules below call lock files, and are data all the same.
@@ -73,64 +140,121 @@ const SHARED: &[&str] = &[
 /// An ordered list of rules.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    globs: GlobSet,
-    /// The policy of each glob.
-    policies: Vec<Policy>,
+    matcher: GlobSet,
+    /// Which rule each glob of the matcher belongs to.
+    rule_of: Vec<usize>,
+    rules: Vec<Rule>,
 }
 
 impl Default for Rules {
     /// The built-in rules: lock files, pid files, databases, disk images and editors' swap files
-    /// are direct.
+    /// are direct, and what is called JSON must be.
     fn default() -> Self {
-        let atomic = LOCKFILES_OF_PACKAGE_MANAGERS.iter();
-        let direct = SHARED.iter();
-        let rules = atomic
-            .map(|glob| (*glob, Policy::Atomic))
-            .chain(direct.map(|glob| (*glob, Policy::Direct)));
         // A test makes these very rules, so this can't fail elsewhere.
-        Self::new(rules).unwrap_or_else(|_| Self::all_atomic())
+        Self::with_built_in(Vec::new()).unwrap_or_else(|_| Self::all_atomic())
+    }
+}
+
+fn built_in() -> [Rule; 3] {
+    let rule = |globs: &[&str], settings| Rule {
+        globs: globs.iter().map(|glob| String::from(*glob)).collect(),
+        settings,
+        origin: Origin::BuiltIn,
+    };
+    let policy = |policy| Settings {
+        policy: Some(policy),
+        ..Settings::default()
+    };
+    let json = Settings {
+        validate: Some(Validation::Json),
+        ..Settings::default()
+    };
+    [
+        rule(LOCKFILES_OF_PACKAGE_MANAGERS, policy(Policy::Atomic)),
+        rule(SHARED, policy(Policy::Direct)),
+        rule(&["*.json"], json),
+    ]
+}
+
+/// A glob of a rule, ready to match.
+fn compile(glob: &str) -> Result<Glob, globset::Error> {
+    match glob.contains('/') {
+        true => Glob::new(glob.trim_start_matches('/')),
+        false => Glob::new(&format!("**/{glob}")),
     }
 }
 
 impl Rules {
-    /// Rules from globs as gitignore(5) has them: one without a slash matches the last component
-    /// of a path, one with a slash the whole path from the root of the mount.
+    /// Rules, the first the most important.
     ///
     /// # Errors
     /// A glob that is none.
-    pub fn new<'a>(
-        rules: impl IntoIterator<Item = (&'a str, Policy)>,
-    ) -> Result<Self, globset::Error> {
-        let mut globs = GlobSetBuilder::new();
-        let mut policies = Vec::new();
-        for (glob, policy) in rules {
-            let anywhere;
-            let pattern = if glob.contains('/') {
-                glob.trim_start_matches('/')
-            } else {
-                anywhere = format!("**/{glob}");
-                &anywhere
-            };
-            globs.add(Glob::new(pattern)?);
-            policies.push(policy);
+    pub fn new(rules: Vec<Rule>) -> Result<Self, globset::Error> {
+        let mut matcher = GlobSetBuilder::new();
+        let mut rule_of = Vec::new();
+        for (index, rule) in rules.iter().enumerate() {
+            for glob in &rule.globs {
+                matcher.add(compile(glob)?);
+                rule_of.push(index);
+            }
         }
-        let globs = globs.build()?;
-        Ok(Self { globs, policies })
+        let matcher = matcher.build()?;
+        Ok(Self {
+            matcher,
+            rule_of,
+            rules,
+        })
+    }
+
+    /// The same, with the built-in rules after them.
+    ///
+    /// # Errors
+    /// As [`Rules::new`].
+    pub fn with_built_in(mut rules: Vec<Rule>) -> Result<Self, globset::Error> {
+        rules.extend(built_in());
+        Self::new(rules)
     }
 
     /// No rules: every file is atomic.
     pub fn all_atomic() -> Self {
         Self {
-            globs: GlobSet::empty(),
-            policies: Vec::new(),
+            matcher: GlobSet::empty(),
+            rule_of: Vec::new(),
+            rules: Vec::new(),
         }
     }
 
-    /// The policy of a file, by its path relative to the root of the mount.
+    /// The rules that match a path relative to the root of the mount, in order.
+    pub fn matching(&self, path: &Path) -> Vec<&Rule> {
+        let globs = self.matcher.matches(path);
+        let mut indices: Vec<usize> = globs.into_iter().map(|glob| self.rule_of[glob]).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        indices
+            .into_iter()
+            .map(|index| &self.rules[index])
+            .collect()
+    }
+
+    /// What they say of a file.
+    pub fn settings(&self, path: &Path) -> Settings {
+        let mut all = Settings::default();
+        for Rule { settings, .. } in self.matching(path) {
+            all.policy = all.policy.or(settings.policy);
+            all.validate = all.validate.or_else(|| settings.validate.clone());
+            all.lock_timeout = all.lock_timeout.or(settings.lock_timeout);
+            all.readers = all.readers.or(settings.readers);
+            all.durability = all.durability.or(settings.durability);
+            all.on_conflict = all.on_conflict.or(settings.on_conflict);
+        }
+        all
+    }
+
+    /// The policy of a file.
     pub fn policy(&self, path: &Path) -> Policy {
-        let first = self.globs.matches(path).into_iter().min();
-        let policy = first.and_then(|index| self.policies.get(index));
-        policy.copied().unwrap_or_default()
+        let rules = self.matching(path);
+        let policy = rules.iter().find_map(|rule| rule.settings.policy);
+        policy.unwrap_or_default()
     }
 }
 
@@ -142,13 +266,23 @@ mod tests {
         Rules::default().policy(Path::new(path))
     }
 
+    fn rule(glob: &str, policy: Policy) -> Rule {
+        let settings = Settings {
+            policy: Some(policy),
+            ..Settings::default()
+        };
+        Rule {
+            globs: vec![glob.to_owned()],
+            settings,
+            origin: Origin::File(PathBuf::from("test"), 1),
+        }
+    }
+
     #[test]
     fn the_built_in_rules_are_all_valid() {
-        let rules = SHARED.iter().map(|glob| (*glob, Policy::Direct));
-        let rules = Rules::new(rules).expect("all are globs");
-        assert_eq!(rules.policies.len(), SHARED.len());
-        let built_in = SHARED.len() + LOCKFILES_OF_PACKAGE_MANAGERS.len();
-        assert_eq!(Rules::default().policies.len(), built_in);
+        let rules = Rules::with_built_in(Vec::new()).expect("all are globs");
+        assert_eq!(rules.rules.len(), built_in().len());
+        assert_eq!(Rules::default().rules.len(), built_in().len());
     }
 
     #[test]
@@ -197,10 +331,10 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_wins() {
-        let rules = Rules::new([
-            ("/safe/**", Policy::Atomic),
-            ("*.log", Policy::Direct),
-            ("logs/*", Policy::Direct),
+        let rules = Rules::new(vec![
+            rule("/safe/**", Policy::Atomic),
+            rule("*.log", Policy::Direct),
+            rule("logs/*", Policy::Direct),
         ])
         .expect("globs");
         let policy = |path: &str| rules.policy(Path::new(path));
@@ -208,6 +342,26 @@ mod tests {
         assert_eq!(policy("unsafe/a.log"), Policy::Direct);
         assert_eq!(policy("logs/a"), Policy::Direct);
         assert_eq!(policy("deep/logs/a"), Policy::Atomic);
+    }
+
+    #[test]
+    fn what_a_rule_does_not_set_a_later_one_may() {
+        let slow = Settings {
+            lock_timeout: Some(Duration::from_secs(60)),
+            ..Settings::default()
+        };
+        let globs = vec![String::from("*.json")];
+        let origin = Origin::File(PathBuf::from("test"), 1);
+        let rules = Rules::with_built_in(vec![Rule {
+            globs,
+            settings: slow,
+            origin,
+        }])
+        .expect("globs");
+        let settings = rules.settings(Path::new("a.json"));
+        assert_eq!(settings.lock_timeout, Some(Duration::from_secs(60)));
+        assert_eq!(settings.validate, Some(Validation::Json));
+        assert_eq!(settings.policy, None);
     }
 
     #[test]

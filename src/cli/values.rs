@@ -2,21 +2,11 @@
 
 use std::time::Duration;
 
-/// Longer waits than this are mistakes, and adding one to a clock must never overflow.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+use crate::config::parse_duration;
 
 /// A duration: `10s`, `1m 30s`, `500ms`; a plain number is seconds.
 pub(super) fn any_duration(text: &str) -> Result<Duration, String> {
-    let number = text.parse::<f64>().ok().map(Duration::try_from_secs_f64);
-    let duration = match number {
-        Some(number) => number.map_err(|error| error.to_string())?,
-        None => humantime::parse_duration(text)
-            .map_err(|_| "expected a time such as 10s, 1m30s, 500ms or a number of seconds")?,
-    };
-    if duration > LONGEST {
-        return Err("the longest possible time is 365d".to_owned());
-    }
-    Ok(duration)
+    parse_duration(text)
 }
 
 /// A duration for a wait, which must be possible at all.
