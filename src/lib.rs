@@ -21,3 +21,4 @@ mod memory;
 pub mod owner;
 pub mod rules;
 pub mod sync;
+pub mod validate;

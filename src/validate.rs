@@ -1,0 +1,297 @@
+//! What a version must be to become the file: checks of a whole content, in memory that does not
+//! grow with it.
+
+use crate::rules::Validation;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::de::IgnoredAny;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// How often a program that checks is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+/// The most of what a program says that is passed on, in bytes.
+const SAID: u64 = 4096;
+/// How long that is waited for once the program has ended.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Why a content is not what it must be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// A text format, and where it goes wrong (both from 1).
+    #[error("line {line}, column {column}: {what}")]
+    At {
+        /// The line.
+        line: usize,
+        /// The column, in bytes.
+        column: usize,
+        /// What is wrong there.
+        what: String,
+    },
+    /// What a program says of it, or what became of the program.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Why no answer could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The content is not what it must be.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// It could not be read, or the program not be run.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Checks a content, read from its start. `reopen` gives it to a program as standard input.
+///
+/// # Errors
+/// [`CheckError::Invalid`] if it is not what it must be.
+pub fn check(
+    validation: &Validation,
+    content: impl Read,
+    reopen: impl FnOnce() -> std::io::Result<OwnedFd>,
+) -> Result<(), CheckError> {
+    match validation {
+        Validation::None => Ok(()),
+        Validation::Json => json(content),
+        Validation::JsonLines => json_lines(content),
+        Validation::Csv => csv(content),
+        Validation::Command { command, timeout } => program(command, *timeout, reopen()?),
+    }
+}
+
+fn json(content: impl Read) -> Result<(), CheckError> {
+    let mut document = serde_json::Deserializer::from_reader(BufReader::new(content));
+    let read = serde::Deserialize::deserialize(&mut document);
+    read.and_then(|IgnoredAny| document.end())
+        .map_err(|error| json_error(error, 0))
+}
+
+fn json_error(error: serde_json::Error, lines_before: usize) -> CheckError {
+    if error.is_io() {
+        return CheckError::Io(error.into());
+    }
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let text = error.to_string();
+    Invalid::At {
+        line: lines_before + error.line(),
+        column: error.column(),
+        what: text.strip_suffix(&place).unwrap_or(&text).to_owned(),
+    }
+    .into()
+}
+
+fn json_lines(content: impl Read) -> Result<(), CheckError> {
+    let mut content = BufReader::new(content);
+    let mut number = 0;
+    // Of one line, so that a document that goes on in the next is found out.
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if content.read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        let document = line.trim_ascii_end();
+        if !document.is_empty() {
+            serde_json::from_slice::<IgnoredAny>(document).map_err(|e| json_error(e, number))?;
+        }
+        number += 1;
+    }
+}
+
+fn csv(content: impl Read) -> Result<(), CheckError> {
+    let mut records = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .from_reader(content);
+    let mut record = csv::ByteRecord::new();
+    loop {
+        match records.read_byte_record(&mut record) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) => return Err(csv_error(error)),
+        }
+    }
+}
+
+fn csv_error(error: csv::Error) -> CheckError {
+    let line = error.position().map_or(1, csv::Position::line);
+    let what = match error.into_kind() {
+        csv::ErrorKind::Io(error) => return CheckError::Io(error),
+        csv::ErrorKind::UnequalLengths {
+            expected_len, len, ..
+        } => format!("{len} fields, where the first record has {expected_len}"),
+        other => format!("{other:?}"),
+    };
+    let line = usize::try_from(line).unwrap_or(usize::MAX);
+    Invalid::At {
+        line,
+        column: 1,
+        what,
+    }
+    .into()
+}
+
+fn program(command: &[String], timeout: Duration, stdin: OwnedFd) -> Result<(), CheckError> {
+    let Some((name, args)) = command.split_first() else {
+        return Ok(());
+    };
+    let mut child = Command::new(name)
+        .args(args)
+        .stdin(stdin)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .current_dir("/")
+        .process_group(0)
+        .spawn()
+        .map_err(|error| std::io::Error::new(error.kind(), format!("{name}: {error}")))?;
+    let said = listen(child.stderr.take());
+    let Some(status) = wait(&mut child, timeout)? else {
+        let timeout = humantime::format_duration(timeout);
+        let what = format!("{name} did not answer within {timeout}");
+        return Err(Invalid::Refused(what).into());
+    };
+    if status.success() {
+        return Ok(());
+    }
+    // Something it started may have its standard error still.
+    let said = said.recv_timeout(LAST_WORDS).unwrap_or_default();
+    let said: Vec<&str> = said.lines().map(str::trim).collect();
+    let what = format!("{name} refuses it ({status}): {}", said.join("; "));
+    Err(Invalid::Refused(what).into())
+}
+
+/// The beginning of what a program says. It is read to its end by a thread of its own, since a
+/// program that says much waits for its reader.
+fn listen(stderr: Option<std::process::ChildStderr>) -> Receiver<String> {
+    let (send, receive) = channel();
+    std::thread::spawn(move || {
+        let Some(mut stderr) = stderr else { return };
+        let mut said = Vec::new();
+        let _ = (&mut stderr).take(SAID).read_to_end(&mut said);
+        let _ = send.send(String::from_utf8_lossy(&said).into_owned());
+        let _ = std::io::copy(&mut stderr, &mut std::io::sink());
+    });
+    receive
+}
+
+/// Waits for the end of a program; kills it, and what it started, when its time is up.
+fn wait(child: &mut Child, timeout: Duration) -> std::io::Result<Option<ExitStatus>> {
+    let end = Instant::now() + timeout;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= end {
+            let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+            if let Some(group) = group {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Seek;
+
+    fn verdict(validation: &Validation, content: &[u8]) -> Result<(), String> {
+        let reopen = || {
+            let mut file = tempfile::tempfile()?;
+            std::io::Write::write_all(&mut file, content)?;
+            file.rewind()?;
+            Ok(OwnedFd::from(file))
+        };
+        check(validation, content, reopen).map_err(|error| error.to_string())
+    }
+
+    fn json(content: &str) -> Result<(), String> {
+        verdict(&Validation::Json, content.as_bytes())
+    }
+
+    #[test]
+    fn json_documents_are_valid() {
+        for content in ["{}", " [1, 2.5e3, \"x\\u00e9\", null]\n", "\"\"", "0"] {
+            assert_eq!(json(content), Ok(()), "{content}");
+        }
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        assert_eq!(json(&deep), Ok(()));
+    }
+
+    #[test]
+    fn what_is_no_json_document_is_told_by_line_and_column() {
+        for (content, expected) in [
+            ("", "line 1, column 0: EOF while parsing a value"),
+            ("{\"a\": 1,\n \"b\" 2}", "line 2, column 6: expected `:`"),
+            ("{} {}", "line 1, column 4: trailing characters"),
+            ("[1, 2", "line 1, column 5: EOF while parsing a list"),
+            ("[NaN]", "line 1, column 2: expected value"),
+            ("[1,]", "line 1, column 4: "),
+            ("'a'", "line 1, column 1: expected value"),
+            ("[01]", "line 1, column 3: invalid number"),
+        ] {
+            let said = json(content).expect_err(content);
+            assert!(said.starts_with(expected), "{content}: {said}");
+        }
+    }
+
+    #[test]
+    fn json_is_read_in_bounded_memory() {
+        // A document of 16 MiB that is never in memory whole.
+        let numbers = std::io::repeat(b'1').take(16 << 20);
+        let document = (&b"[\""[..]).chain(numbers).chain(&b"\"]"[..]);
+        check(&Validation::Json, document, || unreachable!("no program")).expect("valid");
+    }
+
+    #[test]
+    fn json_lines_have_a_document_in_every_line() {
+        let lines = |content: &str| verdict(&Validation::JsonLines, content.as_bytes());
+        assert_eq!(lines(""), Ok(()));
+        assert_eq!(lines("{}\n\n[1]\n3"), Ok(()));
+        let said = lines("{}\n{\"a\":\n1}\n").expect_err("a document of two lines");
+        assert!(said.starts_with("line 2, column"), "{said}");
+        assert!(lines("1 2\n").is_err());
+    }
+
+    #[test]
+    fn csv_records_have_as_many_fields_as_the_first() {
+        let csv = |content: &str| verdict(&Validation::Csv, content.as_bytes());
+        assert_eq!(csv(""), Ok(()));
+        assert_eq!(csv("a,b\n1,\"x,\ny\"\n2,3\n"), Ok(()));
+        let said = csv("a,b\n1,2\n3\n").expect_err("a field is missing");
+        assert_eq!(
+            said,
+            "line 3, column 1: 1 fields, where the first record has 2"
+        );
+    }
+
+    #[test]
+    fn a_program_is_given_the_content_and_decides() {
+        let run = |script: &str, timeout| Validation::Command {
+            command: ["sh", "-c", script].map(String::from).to_vec(),
+            timeout,
+        };
+        let minute = Duration::from_secs(60);
+        assert_eq!(verdict(&run("grep -q good", minute), b"good"), Ok(()));
+        let said = verdict(&run("cat >&2; exit 3", minute), b"bad\nthing").expect_err("refused");
+        assert_eq!(said, "sh refuses it (exit status: 3): bad; thing");
+        let noisy = run("head -c 1000000 /dev/zero >&2; sleep 60 & exit 1", minute);
+        assert!(verdict(&noisy, b"").is_err());
+        let said = verdict(&run("sleep 60", Duration::from_millis(20)), b"").expect_err("late");
+        assert_eq!(said, "sh did not answer within 20ms");
+        let none = Validation::Command {
+            command: vec![String::from("/nowhere/check")],
+            timeout: minute,
+        };
+        let said = verdict(&none, b"").expect_err("no such program");
+        assert!(said.starts_with("/nowhere/check: No such file"), "{said}");
+    }
+}
