@@ -14,7 +14,7 @@ use latchfs::engine::open::{OpenFlags, Opened};
 use latchfs::engine::tree::{Key, NodeId, ROOT, ROOT_NODE, Tree};
 use latchfs::engine::{Caller, Engine, Settings};
 use latchfs::owner::{Exit, ProcessWatch, Processes, Search, Thread};
-use latchfs::rules::Rules;
+use latchfs::rules::Defaults;
 use rustix::fs::FileType;
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
@@ -78,11 +78,12 @@ fn engine(dir: &std::path::Path, durability: Durability) -> Arc<Engine> {
     let root = Dir::open_root(dir).expect("the directory");
     let store = Store::open(&root).expect("the store");
     let settings = Settings {
-        lock_timeout: Duration::from_secs(10),
-        readers: Readers::Wait,
-        durability,
-        rules: Rules::default(),
-        request_limit: None,
+        defaults: Defaults {
+            lock_timeout: Duration::from_secs(10),
+            durability,
+            ..Defaults::default()
+        },
+        ..Settings::default()
     };
     Engine::new(root, Some(store), settings, Box::new(Scripted)).expect("an engine")
 }

@@ -1,4 +1,4 @@
-//! What a mount is asked to do: the settings that the command line (and, later, rules) choose.
+//! What a mount is asked to do: the settings that the command line and rules choose.
 
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -40,6 +40,17 @@ pub enum OnConflict {
     Win,
 }
 
+/// Settings of a mount that its configuration file has, too; `None`: not set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// The longest an open waits for its turn (writers) or for the complete version (readers).
+    pub lock_timeout: Option<Duration>,
+    /// What opens for reading do while a version is being written.
+    pub readers: Option<Readers>,
+    /// How much a commit waits for the disk.
+    pub durability: Option<Durability>,
+}
+
 /// The settings of one mount, all paths absolute.
 #[derive(Clone, Debug)]
 pub struct MountConfig {
@@ -47,12 +58,10 @@ pub struct MountConfig {
     pub backing: PathBuf,
     /// Where to show it.
     pub mountpoint: PathBuf,
-    /// The longest an open waits for its turn (writers) or for the complete version (readers).
-    pub lock_timeout: Duration,
-    /// What opens for reading do while a version is being written.
-    pub readers: Readers,
-    /// How much a commit waits for the disk.
-    pub durability: Durability,
+    /// The configuration file, if one was named.
+    pub config: Option<PathBuf>,
+    /// What was said on the command line, which wins over the configuration file.
+    pub overrides: Overrides,
     /// How long an unmount waits for transactions in flight before it rolls them back.
     pub unmount_timeout: Duration,
     /// Mount read-only: nothing is written to BACKING, not even latchfs's own directory.
@@ -63,7 +72,7 @@ pub struct MountConfig {
     pub fuse_options: Vec<String>,
 }
 
-/// The default of [`MountConfig::lock_timeout`].
+/// The default of [`Overrides::lock_timeout`].
 pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The default of [`MountConfig::unmount_timeout`].
 pub const DEFAULT_UNMOUNT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -4,6 +4,10 @@
 //! has it. The rules of the configuration file ([`file`]) come first, then the built-in ones.
 
 pub mod file;
+pub mod find;
+mod treatment;
+
+pub use treatment::{Defaults, Treatment};
 
 use crate::config::{Durability, OnConflict, Readers};
 use globset::{Glob, GlobSet, GlobSetBuilder};
@@ -18,6 +22,8 @@ pub enum Policy {
     /// Writers take turns, and a version becomes the file when it is closed.
     #[default]
     Atomic,
+    /// Every write with `O_APPEND` is a record that becomes part of the file at once.
+    Append,
     /// Opened as it is in BACKING: every write is seen by everyone at once.
     Direct,
 }
@@ -137,6 +143,16 @@ const SHARED: &[&str] = &[
     "*.swp",
 ];
 
+/// JSON by name, but with comments by custom.
+const JSON_WITH_COMMENTS: &[&str] = &[
+    "tsconfig.json",
+    "tsconfig.*.json",
+    "jsconfig.json",
+    "devcontainer.json",
+    ".eslintrc.json",
+    "**/.vscode/*.json",
+];
+
 /// An ordered list of rules.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -155,7 +171,7 @@ impl Default for Rules {
     }
 }
 
-fn built_in() -> [Rule; 3] {
+fn built_in() -> [Rule; 4] {
     let rule = |globs: &[&str], settings| Rule {
         globs: globs.iter().map(|glob| String::from(*glob)).collect(),
         settings,
@@ -165,14 +181,15 @@ fn built_in() -> [Rule; 3] {
         policy: Some(policy),
         ..Settings::default()
     };
-    let json = Settings {
-        validate: Some(Validation::Json),
+    let validate = |validation| Settings {
+        validate: Some(validation),
         ..Settings::default()
     };
     [
         rule(LOCKFILES_OF_PACKAGE_MANAGERS, policy(Policy::Atomic)),
         rule(SHARED, policy(Policy::Direct)),
-        rule(&["*.json"], json),
+        rule(JSON_WITH_COMMENTS, validate(Validation::None)),
+        rule(&["*.json"], validate(Validation::Json)),
     ]
 }
 
@@ -249,21 +266,19 @@ impl Rules {
         }
         all
     }
-
-    /// The policy of a file.
-    pub fn policy(&self, path: &Path) -> Policy {
-        let rules = self.matching(path);
-        let policy = rules.iter().find_map(|rule| rule.settings.policy);
-        policy.unwrap_or_default()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn policy_in(rules: &Rules, path: &str) -> Policy {
+        let settings = rules.settings(Path::new(path));
+        settings.policy.unwrap_or_default()
+    }
+
     fn policy(path: &str) -> Policy {
-        Rules::default().policy(Path::new(path))
+        policy_in(&Rules::default(), path)
     }
 
     fn rule(glob: &str, policy: Policy) -> Rule {
@@ -288,7 +303,8 @@ mod tests {
     #[test]
     fn the_documents_list_every_built_in_rule() {
         let text = include_str!("../docs/semantics.md");
-        for glob in LOCKFILES_OF_PACKAGE_MANAGERS.iter().chain(SHARED) {
+        let all = LOCKFILES_OF_PACKAGE_MANAGERS.iter();
+        for glob in all.chain(SHARED).chain(JSON_WITH_COMMENTS) {
             assert!(text.contains(&format!("`{glob}`")), "{glob}");
         }
     }
@@ -337,7 +353,7 @@ mod tests {
             rule("logs/*", Policy::Direct),
         ])
         .expect("globs");
-        let policy = |path: &str| rules.policy(Path::new(path));
+        let policy = |path: &str| policy_in(&rules, path);
         assert_eq!(policy("safe/a.log"), Policy::Atomic);
         assert_eq!(policy("unsafe/a.log"), Policy::Direct);
         assert_eq!(policy("logs/a"), Policy::Direct);
@@ -366,9 +382,6 @@ mod tests {
 
     #[test]
     fn without_rules_every_file_is_atomic() {
-        assert_eq!(
-            Rules::all_atomic().policy(Path::new("a.db")),
-            Policy::Atomic
-        );
+        assert_eq!(policy_in(&Rules::all_atomic(), "a.db"), Policy::Atomic);
     }
 }

@@ -74,9 +74,14 @@ pub(super) struct MountArgs {
     /// The usual ones: ro, rw, allow_other, allow_root, auto_unmount, nosuid, suid, nodev, dev,
     /// noexec, exec, noatime, atime, sync, async, dirsync; default_permissions is always on. And
     /// the long options of this command: lock_timeout=10s, readers=snapshot, durability=rename,
-    /// unmount_timeout=10s, log_file=PATH, foreground. A long option wins over one given here.
+    /// unmount_timeout=10s, config=FILE, log_file=PATH, foreground. A long option wins over one given here.
     #[arg(short = 'o', long = "options", value_name = "OPT[,OPT...]")]
     pub(super) options: Vec<OsString>,
+
+    /// The configuration file: settings and rules (docs/configuration.md) [default:
+    /// BACKING/.latchfs/config.toml, then /etc/latchfs.toml]
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
 
     /// How long an open waits for its turn, at most: 10s, 1m 30s, 500ms; a number is seconds
     /// [default: 10s]
@@ -166,6 +171,20 @@ mod tests {
                 said,
                 format!("default: {}", humantime::format_duration(default))
             );
+        }
+    }
+
+    #[test]
+    fn the_documents_have_every_option() {
+        let text = include_str!("../../docs/configuration.md");
+        let mut command = Cli::command();
+        command.build();
+        let all = command.get_subcommands().flat_map(|c| c.get_arguments());
+        for option in all.filter(|option| !option.is_hide_set()) {
+            let Some(long) = option.get_long().filter(|long| *long != "help") else {
+                continue;
+            };
+            assert!(text.contains(&format!("`--{long}")), "--{long}");
         }
     }
 

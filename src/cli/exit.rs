@@ -20,6 +20,7 @@ use crate::fuse::session::ServeErrorKind;
 /// | 6 | the kernel or fusermount3 refused the mount |
 /// | 7 | umount: there is no latchfs mount at MOUNTPOINT |
 /// | 8 | umount: the mount, or its daemon, is still there |
+/// | 9 | the configuration file cannot be used |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Exit {
@@ -32,10 +33,11 @@ pub(super) enum Exit {
     Refused = 6,
     NotMounted = 7,
     StillMounted = 8,
+    Configuration = 9,
 }
 
 impl Exit {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Done,
         Self::Internal,
         Self::Usage,
@@ -45,6 +47,7 @@ impl Exit {
         Self::Refused,
         Self::NotMounted,
         Self::StillMounted,
+        Self::Configuration,
     ];
 
     /// The number the process exits with.
@@ -73,6 +76,7 @@ impl Exit {
                 "umount: the mount or its daemon is still there: not finished in time, or not \
                  permitted"
             }
+            Self::Configuration => "the configuration file cannot be used",
         }
     }
 }
@@ -89,6 +93,7 @@ impl From<ServeErrorKind> for Exit {
             ServeErrorKind::Busy => Self::Busy,
             ServeErrorKind::Mount => Self::Refused,
             ServeErrorKind::Backing => Self::Backing,
+            ServeErrorKind::Configuration => Self::Configuration,
             ServeErrorKind::Internal => Self::Internal,
         }
     }
@@ -161,7 +166,7 @@ mod tests {
             assert_eq!(Exit::from_code(exit.code()), Some(exit));
             assert!(table.contains(&format!("\n  {number}  {}", exit.meaning())));
         }
-        assert_eq!(Exit::from_code(9), None);
+        assert_eq!(Exit::from_code(10), None);
     }
 
     #[test]
@@ -170,6 +175,7 @@ mod tests {
         assert_eq!(Exit::from(ServeErrorKind::Backing).code(), 3);
         assert_eq!(Exit::from(ServeErrorKind::Busy).code(), 5);
         assert_eq!(Exit::from(ServeErrorKind::Mount).code(), 6);
+        assert_eq!(Exit::from(ServeErrorKind::Configuration).code(), 9);
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(super) struct MountOptions {
     pub(super) readers: Option<Readers>,
     pub(super) durability: Option<Durability>,
     pub(super) unmount_timeout: Option<Duration>,
+    pub(super) config: Option<PathBuf>,
     pub(super) log_file: Option<PathBuf>,
     pub(super) foreground: bool,
 }
@@ -105,9 +106,10 @@ impl MountOptions {
             "unmount_timeout" => self.unmount_timeout = Some(parse(name, value, any_duration)?),
             "readers" => self.readers = Some(parse(name, value, choice)?),
             "durability" => self.durability = Some(parse(name, value, choice)?),
-            "log_file" if value.is_empty() => {
+            "config" | "log_file" if value.is_empty() => {
                 return Err(Failure::usage(format!("mount option {name}= needs a path")));
             }
+            "config" => self.config = Some(value.into()),
             "log_file" => self.log_file = Some(value.into()),
             "fsname" => self.source = Some(value.into()),
             "subtype" if value == "latchfs" => {}
@@ -157,7 +159,7 @@ fn is_for_others(name: &str) -> bool {
 fn is_own_value(name: &str) -> bool {
     matches!(
         name.replace('-', "_").as_str(),
-        "lock_timeout" | "unmount_timeout" | "readers" | "durability" | "log_file"
+        "lock_timeout" | "unmount_timeout" | "readers" | "durability" | "config" | "log_file"
     )
 }
 

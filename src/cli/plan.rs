@@ -11,7 +11,7 @@ use super::args::MountArgs;
 use super::checks::{self, Directories};
 use super::exit::Failure;
 use super::options::{MountOptions, escape};
-use crate::config::{DEFAULT_LOCK_TIMEOUT, DEFAULT_UNMOUNT_TIMEOUT, MountConfig};
+use crate::config::{DEFAULT_UNMOUNT_TIMEOUT, MountConfig, Overrides};
 
 /// A mount whose settings and directories have been checked.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ impl Plan {
         let log_file = log_file
             .map(|path| absolute_log_file(path, &directories))
             .transpose()?;
+        let config_file = args.config.as_ref().or(options.config.as_ref());
+        let config_file = config_file.map(|path| absolute(path)).transpose()?;
         let Directories {
             backing,
             mountpoint,
@@ -42,12 +44,12 @@ impl Plan {
         let config = MountConfig {
             backing,
             mountpoint,
-            lock_timeout: args
-                .lock_timeout
-                .or(options.lock_timeout)
-                .unwrap_or(DEFAULT_LOCK_TIMEOUT),
-            readers: args.readers.or(options.readers).unwrap_or_default(),
-            durability: args.durability.or(options.durability).unwrap_or_default(),
+            config: config_file,
+            overrides: Overrides {
+                lock_timeout: args.lock_timeout.or(options.lock_timeout),
+                readers: args.readers.or(options.readers),
+                durability: args.durability.or(options.durability),
+            },
             unmount_timeout: unmount_timeout(args, &options),
             read_only: options.read_only,
             allow_other: options.allow_other,
@@ -67,17 +69,34 @@ impl Plan {
         let config = &self.config;
         let mut args: Vec<OsString> = vec!["mount".into(), "--as-daemon".into()];
         let mut long = |name: &str, value: &str| args.push(format!("--{name}={value}").into());
-        long("lock-timeout", &seconds(config.lock_timeout));
-        long("readers", &name_of(config.readers));
-        long("durability", &name_of(config.durability));
+        let Overrides {
+            lock_timeout,
+            readers,
+            durability,
+        } = config.overrides;
+        if let Some(time) = lock_timeout {
+            long("lock-timeout", &seconds(time));
+        }
+        if let Some(readers) = readers {
+            long("readers", &name_of(readers));
+        }
+        if let Some(durability) = durability {
+            long("durability", &name_of(durability));
+        }
         long("unmount-timeout", &seconds(config.unmount_timeout));
         if let Some(option) = self.mount_options() {
             long("options", &option);
         }
-        if let Some(path) = &self.log_file {
-            let mut arg = OsString::from("--log-file=");
-            arg.push(path);
-            args.push(arg);
+        let files = [
+            ("--config=", &config.config),
+            ("--log-file=", &self.log_file),
+        ];
+        for (option, path) in files {
+            if let Some(path) = path {
+                let mut arg = OsString::from(option);
+                arg.push(path);
+                args.push(arg);
+            }
         }
         args.extend((0..self.verbose).map(|_| OsString::from("-v")));
         // After the dashes, a path that starts with one is no option.
@@ -132,6 +151,12 @@ fn check_source(source: &Path, given: &Path, resolved: &Path) -> Result<(), Fail
          daemon; leave it out",
         source.display()
     )))
+}
+
+/// The daemon has another current directory.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::usage(format!("{} cannot be used: {error}", path.display())))
 }
 
 /// The daemon has another current directory, and must never wait for itself to write a message.
@@ -222,10 +247,10 @@ mod tests {
         let plan = scene.plan(&[]).unwrap();
         assert_eq!(plan.config.backing, scene.dir.join("-backing, here"));
         assert_eq!(plan.config.mountpoint, scene.dir.join("point"));
-        assert_eq!(plan.config.lock_timeout, DEFAULT_LOCK_TIMEOUT);
         assert_eq!(plan.config.unmount_timeout, DEFAULT_UNMOUNT_TIMEOUT);
-        assert_eq!(plan.config.readers, Readers::Wait);
-        assert_eq!(plan.config.durability, Durability::Full);
+        // Said by nobody: the configuration file may.
+        assert_eq!(plan.config.overrides, Overrides::default());
+        assert_eq!(plan.config.config, None);
         assert!(!plan.config.read_only && !plan.config.allow_other && !plan.foreground);
         assert_eq!(plan.config.fuse_options, [""; 0]);
         assert_eq!(plan.log_file, None);
@@ -236,9 +261,12 @@ mod tests {
         let scene = Scene::new();
         let list = "lock_timeout=1,readers=snapshot,durability=none,unmount_timeout=2,foreground";
         let plan = scene.plan(&["-o", list]).unwrap();
-        assert_eq!(plan.config.lock_timeout, Duration::from_secs(1));
-        assert_eq!(plan.config.readers, Readers::Snapshot);
-        assert_eq!(plan.config.durability, Durability::None);
+        assert_eq!(
+            plan.config.overrides.lock_timeout,
+            Some(Duration::from_secs(1))
+        );
+        assert_eq!(plan.config.overrides.readers, Some(Readers::Snapshot));
+        assert_eq!(plan.config.overrides.durability, Some(Durability::None));
         assert_eq!(plan.config.unmount_timeout, Duration::from_secs(2));
         assert!(plan.foreground);
         let long = [
@@ -249,9 +277,12 @@ mod tests {
             list,
         ];
         let plan = scene.plan(&long).unwrap();
-        assert_eq!(plan.config.lock_timeout, Duration::from_secs(3));
-        assert_eq!(plan.config.readers, Readers::Wait);
-        assert_eq!(plan.config.durability, Durability::Full);
+        assert_eq!(
+            plan.config.overrides.lock_timeout,
+            Some(Duration::from_secs(3))
+        );
+        assert_eq!(plan.config.overrides.readers, Some(Readers::Wait));
+        assert_eq!(plan.config.overrides.durability, Some(Durability::Full));
         assert_eq!(plan.config.unmount_timeout, Duration::from_secs(2));
     }
 
@@ -267,6 +298,8 @@ mod tests {
             "-vv",
             "--log-file",
             &log_file,
+            "--config",
+            "relative.toml",
         ];
         for given in [&given[..], &[]] {
             let first = scene.plan(given).unwrap();

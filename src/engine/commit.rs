@@ -12,11 +12,13 @@ use crate::backing::shadow::{self, Shadow};
 use crate::backing::store::{KeptRecord, since_epoch};
 use crate::backing::{Dir, Errno, Identity, Stat, identity};
 use crate::config::Durability;
+use crate::rules::Treatment;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use log::{debug, error, warn};
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 
 /// How a version got its place.
 pub(super) struct Published {
@@ -181,6 +183,14 @@ impl Engine {
         }
     }
 
+    /// How the file of a transaction is treated: by where it is now, and by what applied when it
+    /// was opened.
+    fn treatment_of_transaction(&self, transaction: &Transaction) -> Treatment {
+        let path = self.state.lock().tree.path(transaction.inode);
+        let path: PathBuf = path.unwrap_or_default().into_iter().collect();
+        transaction.settings.treatment(&path)
+    }
+
     /// Makes the shadow the file.
     ///
     /// # Errors
@@ -192,7 +202,8 @@ impl Engine {
             None => self.materialize(transaction)?,
         };
         self.take_over_attributes_early(transaction, &shadow)?;
-        if self.settings.durability != Durability::None {
+        let treatment = self.treatment_of_transaction(transaction);
+        if treatment.durability != Durability::None {
             rustix::fs::fsync(shadow.file())?;
         }
         let (before, appears) = {
@@ -208,7 +219,7 @@ impl Engine {
             let parents = names.iter().map(|name| name.parent);
             parents.for_each(|parent| self.drop_cached_attributes(parent));
         }
-        let durable = match self.settings.durability {
+        let durable = match treatment.durability {
             Durability::Full => {
                 let file = published.version.file();
                 let again = match published.late {

@@ -15,7 +15,7 @@ use super::{Caller, Done, Engine, State};
 use crate::backing::shadow;
 use crate::backing::{Credentials, Dir, Errno, dir, identity};
 use crate::config::Durability;
-use crate::rules::Policy;
+use crate::rules::Treatment;
 use crate::sync::Arc;
 use crate::sync::atomic::AtomicU64;
 use log::warn;
@@ -40,36 +40,39 @@ pub struct DirectFile {
 }
 
 impl Engine {
-    /// What the rules say of a file, by its first name; `None` if it has none.
-    pub(super) fn policy_of(&self, state: &State, key: Key) -> Option<Policy> {
+    /// How a file is treated, by its first name; `None` if it has none.
+    pub(super) fn treatment_of(&self, state: &State, key: Key) -> Option<Treatment> {
         let path: PathBuf = state.tree.path(key)?.into_iter().collect();
-        Some(self.settings.rules.policy(&path))
+        Some(self.settings().treatment(&path))
     }
 
     /// The same for a name, of which no file may be known.
-    pub(super) fn policy_at(&self, parent: Key, name: &OsStr) -> Policy {
-        let Some(path) = self.state.lock().tree.path(parent) else {
-            return Policy::Atomic;
-        };
-        let path: PathBuf = path.iter().map(|c| c.as_os_str()).chain([name]).collect();
-        self.settings.rules.policy(&path)
+    pub(super) fn treatment_at(&self, parent: Key, name: &OsStr) -> Treatment {
+        let parent = self.state.lock().tree.path(parent).unwrap_or_default();
+        let path: PathBuf = parent.iter().map(|c| c.as_os_str()).chain([name]).collect();
+        self.settings().treatment(&path)
     }
 
-    /// What a file with no transaction in flight is to be opened as. If it is open otherwise, it
-    /// gets a fresh node id for that.
-    pub(super) fn settle_policy(&self, state: &mut State, key: Key) -> Policy {
+    /// Has a file without a transaction in flight, treated like this, to be opened directly? If it
+    /// is open otherwise, it gets a fresh node id for that.
+    pub(super) fn settle_policy(
+        &self,
+        state: &mut State,
+        key: Key,
+        treatment: Option<&Treatment>,
+    ) -> bool {
         let current = state.tree.inode(key).map(|inode| inode.current);
         let open = current.and_then(|current| state.tree.alive(current).1);
-        match (open, self.policy_of(state, key)) {
+        match (open, treatment.map(Treatment::is_direct)) {
             // Without a name it stays what it is.
-            (Some(open), None) => open.policy,
-            (Some(open), Some(policy)) => {
-                if open.policy != policy {
+            (Some(open), None) => open.direct,
+            (Some(open), Some(direct)) => {
+                if open.direct != direct {
                     state.tree.renew(key);
                 }
-                policy
+                direct
             }
-            (None, policy) => policy.unwrap_or_default(),
+            (None, direct) => direct.unwrap_or_default(),
         }
     }
 
@@ -136,9 +139,9 @@ impl Engine {
     ) -> Result<Arc<Version>, Errno> {
         let mut state = self.state.lock();
         if let Some(open) = state.tree.alive(node).1 {
-            return match open.policy {
-                Policy::Direct => Ok(open),
-                Policy::Atomic => Err(Errno::STALE),
+            return match open.direct {
+                true => Ok(open),
+                false => Err(Errno::STALE),
             };
         }
         let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
@@ -213,8 +216,9 @@ impl Engine {
         let key = {
             let mut state = self.state.lock();
             let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
-            if inode.transaction.is_some() || self.settle_policy(&mut state, key) != Policy::Direct
-            {
+            let in_flight = inode.transaction.is_some();
+            let treatment = self.treatment_of(&state, key);
+            if in_flight || !self.settle_policy(&mut state, key, treatment.as_ref()) {
                 return Ok(None);
             }
             let current = state.tree.inode(key).map(|inode| inode.current);
@@ -267,9 +271,10 @@ impl Engine {
     /// Is a rename that of a direct file to a name with versions? Then what was written must be
     /// durable first (N2).
     pub(super) fn makes_a_version(&self, from: (Key, &OsStr), to: (Key, &OsStr)) -> bool {
-        self.settings.durability != Durability::None
-            && self.policy_at(from.0, from.1) == Policy::Direct
-            && self.policy_at(to.0, to.1) == Policy::Atomic
+        let to = self.treatment_at(to.0, to.1);
+        to.durability != Durability::None
+            && !to.is_direct()
+            && self.treatment_at(from.0, from.1).is_direct()
     }
 
     /// Makes the file of a name durable.
@@ -295,7 +300,7 @@ impl Engine {
 
     /// Makes a directory's entries durable, if the mount is to be.
     pub(super) fn sync_entries(&self, key: Key) -> Result<(), Errno> {
-        match self.settings.durability {
+        match self.settings().defaults.durability {
             Durability::Full => self.dir(key)?.sync(),
             Durability::Rename | Durability::None => Ok(()),
         }

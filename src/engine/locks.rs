@@ -431,7 +431,7 @@ impl Engine {
         };
         for (ticket, tid, since) in waiters {
             let too_long = |limit: Duration| since.elapsed() > limit;
-            if self.settings.request_limit.is_some_and(too_long) {
+            if self.settings().request_limit.is_some_and(too_long) {
                 self.end_lock_wait(ticket, Errno::TIMEDOUT);
                 continue;
             }

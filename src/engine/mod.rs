@@ -40,12 +40,11 @@ mod tests;
 
 use crate::backing::store::{DIRECTORY, Store};
 use crate::backing::{Credentials, Dir, Errno, Identity, dir, identity};
-use crate::config::{Durability, Readers};
 use crate::leases::{Acquire, FileId, Kind, LeaseTable, OwnerId, Ticket, Wanted};
 use crate::owner::Processes;
-use crate::rules::Rules;
+use crate::rules::{Defaults, Rules, Treatment};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Condvar, Mutex, OnceLock, spawn_blocking};
+use crate::sync::{Arc, Condvar, Mutex, OnceLock, RwLock, spawn_blocking};
 use dashmap::DashMap;
 use lru::LruCache;
 use name_locks::NameLocks;
@@ -54,6 +53,7 @@ use rustix::fs::FileType;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use transaction::{Transaction, Writer};
 use tree::{Key, NodeId, ROOT, Tree};
@@ -78,18 +78,25 @@ pub struct Caller {
 pub type Done<T> = Box<dyn FnOnce(Result<T, Errno>) + Send>;
 
 /// What the engine does differently per mount.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// The longest an open waits.
-    pub lock_timeout: Duration,
-    /// What an open for reading does while a version is being written.
-    pub readers: Readers,
-    /// How much a commit waits for the disk.
-    pub durability: Durability,
-    /// Which files have versions, and which are used directly.
+    /// What is done where no rule says otherwise.
+    pub defaults: Defaults,
+    /// Which files get what.
     pub rules: Rules,
     /// The longest that any request may take, if the kernel limits that.
     pub request_limit: Option<Duration>,
+}
+
+impl Settings {
+    /// How a file is treated, by its path within the mount.
+    pub fn treatment(&self, path: &Path) -> Treatment {
+        let mut treatment = Treatment::new(self.rules.settings(path), &self.defaults);
+        if let Some(limit) = self.request_limit {
+            treatment.lock_timeout = treatment.lock_timeout.min(limit);
+        }
+        treatment
+    }
 }
 
 /// Everything that decides who gets what, under one lock, held for memory operations only.
@@ -116,7 +123,7 @@ pub(crate) struct State {
 /// 4. `state`
 /// 5. `Transaction::inner`
 ///
-/// `dirs`, `handles`, `locks`, the locks of a `Version` and of a directory listing are leaves: nothing is
+/// `dirs`, `handles`, `locks`, `settings`, the locks of a `Version` and of a directory listing are leaves: nothing is
 /// locked while one of them is held. No lock but 1 to 3 is held across a system call on BACKING,
 /// and none at all across fsync, a read of `/proc` or an answer.
 pub struct Engine {
@@ -125,7 +132,8 @@ pub struct Engine {
     /// What is never shown, whatever its name.
     own_directory: Option<Identity>,
     store: Option<Store>,
-    settings: Settings,
+    /// Replaced whole when the configuration is read again.
+    settings: RwLock<Arc<Settings>>,
     processes: Box<dyn Processes>,
     started: Instant,
     state: Mutex<State>,
@@ -173,7 +181,7 @@ pub struct Counters {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
-            .field("settings", &self.settings)
+            .field("settings", &self.settings())
             .finish_non_exhaustive()
     }
 }
@@ -206,7 +214,7 @@ impl Engine {
             root_identity,
             own_directory: own_directory.as_ref().map(identity),
             store,
-            settings,
+            settings: RwLock::new(Arc::new(settings)),
             processes,
             started: Instant::now(),
             state: Mutex::new(state),
@@ -226,6 +234,21 @@ impl Engine {
             kernel: OnceLock::new(),
             counters: Counters::default(),
         }))
+    }
+
+    /// What applies to opens from now on.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.read().clone()
+    }
+
+    /// Changes what applies to later opens; transactions in flight keep what they began with.
+    pub fn set_settings(&self, settings: Settings) {
+        *self.settings.write() = Arc::new(settings);
+    }
+
+    /// The root of BACKING.
+    pub fn root(&self) -> &Dir {
+        &self.root
     }
 
     /// Tells the engine which device number the kernel gave the mount, by which descriptors of

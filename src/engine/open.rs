@@ -13,11 +13,11 @@ use crate::backing::Errno;
 use crate::backing::shadow::Shadow;
 use crate::config::Readers;
 use crate::leases::{Acquire, Kind, OwnerId, Wanted};
-use crate::rules::Policy;
 use crate::sync::Arc;
 use log::warn;
 use rustix::fs::{FileType, OFlags};
 use std::ffi::OsStr;
+use std::time::Duration;
 
 /// What an open(2) asked for, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
@@ -234,11 +234,12 @@ impl Engine {
             // descriptor they inherited, like a child that opens /dev/stdout.
             return Decision::Join(transaction);
         }
+        let treatment = self.treatment_of(state, key);
         let settled = state
             .tree
             .inode(key)
             .is_some_and(|i| i.transaction.is_none());
-        let direct = settled && self.settle_policy(state, key) == Policy::Direct;
+        let direct = settled && self.settle_policy(state, key, treatment.as_ref());
         let Some(inode) = state.tree.inode(key) else {
             return Decision::Fail(Errno::STALE);
         };
@@ -268,6 +269,13 @@ impl Engine {
             state.redirect(caller, key, node, target, None, None);
             return Decision::Fail(Errno::STALE);
         }
+        let (lock_timeout, readers) = match treatment {
+            Some(treatment) => (treatment.lock_timeout, treatment.readers),
+            None => {
+                let defaults = self.settings().defaults;
+                (defaults.lock_timeout, defaults.readers)
+            }
+        };
         if flags.changes() {
             if inode.names.is_empty() {
                 return Decision::Fail(Errno::STALE);
@@ -279,13 +287,13 @@ impl Engine {
                 // No use in waiting for a lease that it could not be sent to use.
                 return Decision::Fail(Errno::INTR);
             }
-            return self.want(state, wish.clone(), Kind::Writer, done);
+            return self.want(state, wish.clone(), Kind::Writer, lock_timeout, done);
         }
         // tar, tail and others open everything with O_NONBLOCK and expect no EAGAIN of a file.
-        let patient = self.settings.readers == Readers::Wait && !flags.nonblocking;
+        let patient = readers == Readers::Wait && !flags.nonblocking;
         let must_wait = patient || provisional || rewriting;
         if in_flight.is_some() && must_wait && !returned && !magic {
-            return self.want(state, wish.clone(), Kind::Reader, done);
+            return self.want(state, wish.clone(), Kind::Reader, lock_timeout, done);
         }
         if returned || magic || current == node {
             let pin = redirect.filter(|_| returned).and_then(|r| r.pin);
@@ -300,13 +308,14 @@ impl Engine {
         state: &mut State,
         wish: Wish,
         kind: Kind,
+        lock_timeout: Duration,
         done: &mut Option<Done<Opened>>,
     ) -> Decision {
         let wanted = Wanted {
             file: Self::file_id(wish.inode),
             owner: OwnerId(u64::from(wish.caller.tid)),
             kind,
-            deadline: self.now() + self.settings.lock_timeout,
+            deadline: self.now() + lock_timeout,
             nonblocking: wish.flags.nonblocking,
         };
         match (state.leases.acquire(wanted), kind) {
@@ -348,7 +357,9 @@ impl Engine {
     ) -> Arc<Transaction> {
         let node = state.tree.reserve_node();
         let reported = state.tree.inode(key).map_or(0, |inode| inode.reported);
-        let transaction = Transaction::new(node, key, reported, writer, self.now(), phase);
+        let settings = self.settings();
+        let transaction =
+            Transaction::new(node, key, reported, writer, settings, self.now(), phase);
         state.tree.add_transaction(&transaction);
         transaction
     }
@@ -547,7 +558,7 @@ impl Engine {
             }
             taken
         };
-        let direct = self.policy_at(parent, name) == Policy::Direct;
+        let direct = self.treatment_at(parent, name).is_direct();
         if !flags.write && !direct {
             let made = self.create_to_read(caller, parent, name, mode);
             return made.map_err(|errno| match errno {
@@ -644,7 +655,7 @@ impl Engine {
 }
 
 fn is_direct(open: Option<Arc<Version>>) -> bool {
-    open.is_some_and(|open| open.policy == Policy::Direct)
+    open.is_some_and(|open| open.direct)
 }
 
 /// Has it content? Everything else the kernel opens by itself, and never here.

@@ -22,7 +22,6 @@ use super::tree::{Key, Name, NodeId};
 use super::version::Version;
 use super::{Caller, Engine, State};
 use crate::leases::Acquire;
-use crate::rules::Policy;
 use crate::sync::Arc;
 use std::ffi::OsStr;
 use std::time::{Duration, Instant};
@@ -256,7 +255,9 @@ impl Engine {
         let Some(writer) = spent.writer.clone() else {
             return left_behind;
         };
-        if inode.transaction.is_some() || self.policy_of(state, key) == Some(Policy::Direct) {
+        if inode.transaction.is_some()
+            || self.treatment_of(state, key).is_some_and(|t| t.is_direct())
+        {
             return left_behind;
         }
         let wish = Wish {

@@ -10,9 +10,9 @@ use super::tree::{NodeId, ROOT_NODE};
 use super::{Caller, Done, Engine, Settings};
 use crate::backing::store::Store;
 use crate::backing::{Dir, Errno};
-use crate::config::{Durability, Readers};
+use crate::config::Durability;
 use crate::owner::{Exit, ProcessWatch, Processes, Search, Thread};
-use crate::rules::Rules;
+use crate::rules::Defaults;
 use crate::sync::{Arc, Mutex};
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -103,11 +103,12 @@ impl Bench {
         let root = Dir::open_root(dir.path()).expect("the directory");
         let store = Store::open(&root).expect("the store");
         let settings = Settings {
-            lock_timeout: DEADLINE,
-            readers: Readers::Wait,
-            durability: Durability::None,
-            rules: Rules::default(),
-            request_limit: None,
+            defaults: Defaults {
+                lock_timeout: DEADLINE,
+                durability: Durability::None,
+                ..Defaults::default()
+            },
+            ..Settings::default()
         };
         let script = Scripted::default();
         let engine = Engine::new(root, Some(store), settings, Box::new(script.clone()));

@@ -1,8 +1,8 @@
 //! A writer's private version under construction.
 
-use super::Engine;
 use super::tree::{Key, NodeId};
 use super::version::Version;
+use super::{Engine, Settings};
 use crate::backing::shadow::{self, Own, Shadow};
 use crate::backing::{Credentials, Errno, Stat};
 use crate::owner::ProcessWatch;
@@ -57,6 +57,8 @@ pub struct Transaction {
     pub inode: Key,
     /// The inode number that programs see.
     pub reported: u64,
+    /// What applied to opens when it was opened.
+    pub settings: Arc<Settings>,
     /// Who opened it.
     pub writer: Writer,
     /// When, since the engine's start.
@@ -153,6 +155,7 @@ impl Transaction {
         inode: Key,
         reported: u64,
         writer: Writer,
+        settings: Arc<Settings>,
         began: Duration,
         phase: Phase,
     ) -> Arc<Self> {
@@ -160,6 +163,7 @@ impl Transaction {
             node,
             inode,
             reported,
+            settings,
             writer,
             began,
             inner: Mutex::new(Inner {

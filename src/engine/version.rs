@@ -1,6 +1,5 @@
 //! A committed version that somebody has open.
 
-use crate::rules::Policy;
 use crate::sync::{Arc, Mutex, RwLock, Weak};
 use std::any::Any;
 use std::fs::File;
@@ -30,8 +29,8 @@ pub struct Version {
     file: RwLock<Arc<File>>,
     /// How the kernel reads it.
     pub reading: Mutex<Reading>,
-    /// Is it a version, or the file itself?
-    pub policy: Policy,
+    /// Is it the file itself, and no version?
+    pub direct: bool,
 }
 
 impl Version {
@@ -46,7 +45,7 @@ impl Version {
         Arc::new(Self {
             file: RwLock::new(file),
             reading: Mutex::new(reading),
-            policy: Policy::Atomic,
+            direct: false,
         })
     }
 
@@ -55,7 +54,7 @@ impl Version {
         Arc::new(Self {
             file: RwLock::new(file),
             reading: Mutex::new(Reading::Cached),
-            policy: Policy::Direct,
+            direct: true,
         })
     }
 

@@ -165,14 +165,16 @@ impl Engine {
 
     fn timed_out(&self, parked: Parked) {
         let wish = &parked.wish;
-        let (holder, path) = {
+        let (holder, path, treatment) = {
             let state = self.state.lock();
             let inode = state.tree.inode(wish.inode);
             (
                 inode.and_then(|i| i.transaction.clone()),
                 state.tree.path(wish.inode),
+                self.treatment_of(&state, wish.inode),
             )
         };
+        let waited = treatment.map_or(self.settings().defaults.lock_timeout, |t| t.lock_timeout);
         let thread = self.processes.thread(wish.caller.tid);
         let holder = holder.map_or(String::from("nobody any more"), |t| {
             format!("pid {} ({})", t.writer.process, t.writer.program)
@@ -182,7 +184,7 @@ impl Engine {
             super::lookup::show(path),
             thread.as_ref().map_or(wish.caller.tid, |t| t.process),
             thread.as_ref().map_or("?", |t| &t.name),
-            self.settings.lock_timeout,
+            waited,
             holder
         );
         (parked.done)(Err(Errno::TIMEDOUT));

@@ -5,10 +5,12 @@ use super::wire::Device;
 use crate::backing::recover::recover;
 use crate::backing::store::{OpenError, Store};
 use crate::backing::{Dir, Errno};
-use crate::config::MountConfig;
+use crate::config::{DEFAULT_LOCK_TIMEOUT, MountConfig};
 use crate::engine::{Engine, Settings};
 use crate::owner::Proc;
-use crate::rules::Rules;
+use crate::rules::Defaults;
+use crate::rules::file::ConfigurationError;
+use crate::rules::find::find;
 use crate::sync::{Arc, OnceLock};
 use fuser::{Config, MountOption, Session, SessionACL};
 use log::{error, info, warn};
@@ -37,6 +39,8 @@ pub enum ServeErrorKind {
     Mount,
     /// BACKING can't be used.
     Backing,
+    /// The configuration file can't be used.
+    Configuration,
     /// Anything else.
     Internal,
 }
@@ -67,6 +71,8 @@ enum Event {
     Ended,
     /// Somebody wants it to end.
     Stop,
+    /// Somebody has changed the configuration file.
+    Reload,
 }
 
 /// Puts BACKING right, mounts it, calls `ready` once the mount answers, and serves it until it is
@@ -84,15 +90,9 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
         ServeError::new(ServeErrorKind::Backing, format!("{path}: {e}"))
     };
     let root = Dir::open_root(&config.backing).map_err(backing)?;
+    let settings =
+        settings(&config, &root).map_err(|e| ServeError::new(ServeErrorKind::Configuration, e))?;
     let store = open_store(&config, &root)?;
-    let request_limit = request_limit();
-    let settings = Settings {
-        lock_timeout: below_kernel_timeout(config.lock_timeout, request_limit),
-        request_limit,
-        readers: config.readers,
-        durability: config.durability,
-        rules: Rules::default(),
-    };
     let engine = Engine::new(root, store, settings, Box::new(Proc)).map_err(backing)?;
     let (events, inbox) = channel();
     listen_for_signals(events.clone())?;
@@ -147,9 +147,12 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
 
 /// Serves until the end; true if something was still open then.
 fn run(config: &MountConfig, engine: &Arc<Engine>, inbox: &Receiver<Event>) -> bool {
-    match inbox.recv() {
-        Ok(Event::Ended) | Err(_) => return false,
-        Ok(Event::Stop) => {}
+    loop {
+        match inbox.recv() {
+            Ok(Event::Ended) | Err(_) => return false,
+            Ok(Event::Reload) => reload(config, engine),
+            Ok(Event::Stop) => break,
+        }
     }
     info!("asked to stop: {} goes", config.mountpoint.display());
     detach(&config.mountpoint);
@@ -168,11 +171,46 @@ fn run(config: &MountConfig, engine: &Arc<Engine>, inbox: &Receiver<Event>) -> b
             Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => return false,
             // Asked twice: at once, then.
             Ok(Event::Stop) => break,
+            Ok(Event::Reload) => {}
             Err(RecvTimeoutError::Timeout) => {}
         }
     }
     engine.give_up("the file system was unmounted before it was closed");
     true
+}
+
+/// What the configuration file and the command line say.
+fn settings(config: &MountConfig, root: &Dir) -> Result<Settings, ConfigurationError> {
+    let (file, path) = find(config.config.as_deref(), root, &config.backing)?;
+    let path = path.map_or(String::from("no file"), |path| path.display().to_string());
+    info!("configuration: {path}");
+    let said = &config.overrides;
+    let lock_timeout = said.lock_timeout.or(file.lock_timeout);
+    let settings = Settings {
+        defaults: Defaults {
+            lock_timeout: lock_timeout.unwrap_or(DEFAULT_LOCK_TIMEOUT),
+            readers: said.readers.or(file.readers).unwrap_or_default(),
+            durability: said.durability.or(file.durability).unwrap_or_default(),
+            on_conflict: file.on_conflict.unwrap_or_default(),
+        },
+        rules: file.rules,
+        request_limit: request_limit(),
+    };
+    if let Some(limit) = settings.request_limit {
+        warn!("no wait is longer than {limit:?}: sysctl fs.fuse.*_request_timeout");
+    }
+    Ok(settings)
+}
+
+/// Reads the configuration file again, for later opens. One that can't be used changes nothing.
+fn reload(config: &MountConfig, engine: &Engine) {
+    match settings(config, engine.root()) {
+        Ok(settings) => {
+            engine.set_settings(settings);
+            info!("the configuration was read again");
+        }
+        Err(error) => error!("{error}; the configuration stays as it was"),
+    }
 }
 
 fn open_store(config: &MountConfig, root: &Dir) -> Result<Option<Store>, ServeError> {
@@ -208,16 +246,6 @@ fn request_limit() -> Option<Duration> {
     });
     let limit = limits.into_iter().flatten().filter(|s| *s > 0).min();
     limit.map(|seconds| Duration::from_secs(seconds) / 2)
-}
-
-fn below_kernel_timeout(wanted: Duration, limit: Option<Duration>) -> Duration {
-    let Some(limit) = limit else {
-        return wanted;
-    };
-    if limit < wanted {
-        warn!("lock timeout cut from {wanted:?} to {limit:?}: sysctl fs.fuse.*_request_timeout");
-    }
-    wanted.min(limit)
 }
 
 fn raise_descriptor_limit() {
@@ -295,9 +323,11 @@ fn listen_for_signals(events: Sender<Event>) -> Result<(), ServeError> {
     })?;
     start("signals", move || {
         for signal in &mut signals {
-            if signal == SIGHUP {
-                info!("SIGHUP: there is nothing to reload");
-            } else if events.send(Event::Stop).is_err() {
+            let event = match signal {
+                SIGHUP => Event::Reload,
+                _ => Event::Stop,
+            };
+            if events.send(event).is_err() {
                 return;
             }
         }

@@ -38,6 +38,14 @@ pub enum ConfigurationError {
     /// It can't be read.
     #[error("the configuration file {0} cannot be read: {1}")]
     Unreadable(PathBuf, std::io::Error),
+    /// It must not be believed, or can't be read.
+    #[error("the configuration file {path} cannot be used: {why}")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// It is not what was expected.
     #[error("{path}:{line}: {text}: {problem}")]
     Wrong {
@@ -125,8 +133,16 @@ struct Problem {
 pub fn read(path: &Path) -> Result<Configuration, ConfigurationError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigurationError::Unreadable(path.to_owned(), error))?;
-    parse(&text, path).map_err(|problem| {
-        let before = text.get(..problem.at).unwrap_or(&text);
+    parse_file(&text, path)
+}
+
+/// Reads the text of a configuration file; `path` is for messages.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn parse_file(text: &str, path: &Path) -> Result<Configuration, ConfigurationError> {
+    parse(text, path).map_err(|problem| {
+        let before = text.get(..problem.at).unwrap_or(text);
         let line = before.matches('\n').count();
         ConfigurationError::Wrong {
             path: path.to_owned(),
@@ -324,6 +340,25 @@ mod tests {
             assert!(said.starts_with(expected), "{said}");
             assert!(!said.contains('\n'), "{said}");
         }
+    }
+
+    #[test]
+    fn the_documents_have_every_key() {
+        let text = include_str!("../../docs/configuration.md");
+        let mut keys = 0;
+        for unknown in ["zzz = 1\n", "[[rule]]\nmatch = '*'\nzzz = 1\n"] {
+            let said = complaint(unknown);
+            let (_, expected) = said.split_once("expected one of").expect("the keys");
+            let all = expected.split('`').skip(1).step_by(2);
+            for key in all.filter(|key| *key != "rule") {
+                assert!(
+                    text.contains(&format!("| `{key}`")) || text.contains(&format!(", `{key}`")),
+                    "{key}"
+                );
+                keys += 1;
+            }
+        }
+        assert!(keys > 12, "{keys}");
     }
 
     #[test]

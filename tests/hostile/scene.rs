@@ -8,7 +8,7 @@ use latchfs::config::{Durability, Readers};
 use latchfs::engine::{Engine, Settings};
 use latchfs::fuse::Adapter;
 use latchfs::owner::{Exit, Proc, ProcessWatch, Processes, Search, Thread};
-use latchfs::rules::Rules;
+use latchfs::rules::Defaults;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -168,11 +168,13 @@ impl Scene {
         let store = Store::open(&root).expect("the store");
         fs::write(backing.join(".latchfs/kept/0.data"), SECRET).expect("write");
         let settings = Settings {
-            lock_timeout: Duration::from_millis(60),
-            readers,
-            durability: Durability::None,
-            rules: Rules::default(),
-            request_limit: None,
+            defaults: Defaults {
+                lock_timeout: Duration::from_millis(60),
+                durability: Durability::None,
+                readers,
+                ..Defaults::default()
+            },
+            ..Settings::default()
         };
         let processes: Box<dyn Processes> = match asked {
             Asked::Script(script) => Box::new(script),

@@ -236,7 +236,15 @@ impl World {
             credentials: Default::default(),
         };
         let (number, phase) = (self.tree.inode(key).map_or(0, |i| i.reported), Phase::Open);
-        let transaction = Transaction::new(node, key, number, writer, Duration::ZERO, phase);
+        let transaction = Transaction::new(
+            node,
+            key,
+            number,
+            writer,
+            Arc::default(),
+            Duration::ZERO,
+            phase,
+        );
         self.tree.add_transaction(&transaction);
         self.files[file].transaction = Some(transaction);
         self.looked_up(file, node);
