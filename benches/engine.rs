@@ -7,7 +7,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use latchfs::backing::store::Store;
 use latchfs::backing::{Dir, Identity};
-use latchfs::config::{Durability, Readers};
+use latchfs::config::Durability;
 use latchfs::engine::attributes::Change;
 use latchfs::engine::io::Placement;
 use latchfs::engine::open::{OpenFlags, Opened};

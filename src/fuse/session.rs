@@ -90,7 +90,7 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
         ServeError::new(ServeErrorKind::Backing, format!("{path}: {e}"))
     };
     let root = Dir::open_root(&config.backing).map_err(backing)?;
-    let settings =
+    let (settings, configuration) =
         settings(&config, &root).map_err(|e| ServeError::new(ServeErrorKind::Configuration, e))?;
     let store = open_store(&config, &root)?;
     let engine = Engine::new(root, store, settings, Box::new(Proc)).map_err(backing)?;
@@ -129,7 +129,7 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
         Err(e) => warn!("{}: {e}", config.mountpoint.display()),
     }
     info!(
-        "serving {} on {}",
+        "serving {} on {} (configuration: {configuration})",
         config.backing.display(),
         config.mountpoint.display()
     );
@@ -179,11 +179,10 @@ fn run(config: &MountConfig, engine: &Arc<Engine>, inbox: &Receiver<Event>) -> b
     true
 }
 
-/// What the configuration file and the command line say.
-fn settings(config: &MountConfig, root: &Dir) -> Result<Settings, ConfigurationError> {
+/// What the configuration file and the command line say, and which file that is.
+fn settings(config: &MountConfig, root: &Dir) -> Result<(Settings, String), ConfigurationError> {
     let (file, path) = find(config.config.as_deref(), root, &config.backing)?;
-    let path = path.map_or(String::from("no file"), |path| path.display().to_string());
-    info!("configuration: {path}");
+    let path = path.map_or(String::from("built in"), |path| path.display().to_string());
     let said = &config.overrides;
     let lock_timeout = said.lock_timeout.or(file.lock_timeout);
     let settings = Settings {
@@ -199,15 +198,15 @@ fn settings(config: &MountConfig, root: &Dir) -> Result<Settings, ConfigurationE
     if let Some(limit) = settings.request_limit {
         warn!("no wait is longer than {limit:?}: sysctl fs.fuse.*_request_timeout");
     }
-    Ok(settings)
+    Ok((settings, path))
 }
 
 /// Reads the configuration file again, for later opens. One that can't be used changes nothing.
 fn reload(config: &MountConfig, engine: &Engine) {
     match settings(config, engine.root()) {
-        Ok(settings) => {
+        Ok((settings, path)) => {
             engine.set_settings(settings);
-            info!("the configuration was read again");
+            info!("the configuration was read again: {path}");
         }
         Err(error) => error!("{error}; the configuration stays as it was"),
     }
