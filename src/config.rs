@@ -49,6 +49,10 @@ pub struct Overrides {
     pub readers: Option<Readers>,
     /// How much a commit waits for the disk.
     pub durability: Option<Durability>,
+    /// How long versions that could not become the file are kept.
+    pub kept_max_age: Option<Duration>,
+    /// How many bytes of the disk they may take.
+    pub kept_max_size: Option<u64>,
 }
 
 /// The settings of one mount, all paths absolute.

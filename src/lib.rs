@@ -8,7 +8,7 @@
 //! - [`rules`]: which files get what.
 //! - [`leases`]: who may write and who waits: pure. [`owner`]: what `/proc` tells of a thread.
 //!   [`backing`]: every system call on the directory that is mirrored.
-//! - `sync`: locks and the pool of threads. `memory`: what is given back to the system.
+//! - `show`: how names are shown. `sync`: locks and the pool of threads. `memory`: what is given back to the system.
 
 pub mod backing;
 pub mod cli;
@@ -20,5 +20,6 @@ pub mod locks;
 mod memory;
 pub mod owner;
 pub mod rules;
+mod show;
 pub mod sync;
 pub mod validate;

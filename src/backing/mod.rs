@@ -8,11 +8,13 @@
 //! - [`dir`]: the name operations. [`credentials`]: for whom a call is made.
 //! - [`shadow`]: shadow files, their copies and their publication under a name.
 //! - [`store`]: latchfs's own directory, `.latchfs`, and who serves it.
+//! - [`kept`]: versions that could not become the file.
 //! - [`redo`]: rewriting an inode in place so that a crash in the middle is finished later.
 //! - [`recover`]: what the next mount puts right before it serves.
 
 pub mod credentials;
 pub mod dir;
+pub mod kept;
 pub mod recover;
 pub mod redo;
 pub mod shadow;

@@ -25,6 +25,7 @@ pub fn recover(root: &Dir, store: &Store) -> Result<Vec<Action>, Errno> {
             Replayed::Removed => format!("removed the unused redo/{path}"),
         })
         .collect();
+    store.keeper().tidy();
     for entry in store.tmp().list()? {
         store.tmp().unlink(&entry.name)?;
         actions.push(format!(

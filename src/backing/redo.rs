@@ -6,13 +6,14 @@
 //! [`replay`] copies again: rewriting twice gives the same content.
 
 use super::dir::Listed;
+use super::kept::{self, Lacking};
 use super::shadow::{
-    Own, Shadow, clone_content, copy_attributes, copy_own, copy_range, data_ranges, errno,
+    Own, Shadow, copy_own, copy_range, copy_to, data_ranges, errno, times,
 };
 use super::store::{DIRECTORY, Store, open_own, read_file, since_epoch, write_file};
 use super::{Dir, Errno, Identity, Stat, dir, identity, proc_path};
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags, Timespec, Timestamps,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags,
 };
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
@@ -77,7 +78,18 @@ pub fn rewrite(
     };
     let json = serde_json::to_vec(&content).map_err(|_| Errno::INVAL)?;
     rustix::fs::fsync(shadow.file())?;
-    let room = make_room(shadow.file(), target);
+    let lacking = |errno| Lacking {
+        errno,
+        device: who.dev,
+        uid: before.st_uid,
+        bytes: 0,
+    };
+    let room = loop {
+        match make_room(shadow.file(), target) {
+            Err(errno) if store.keeper().give_way(lacking(errno)) => {}
+            other => break other,
+        }
+    };
     // To reserve room is a change of the file, but not one of its owner's.
     let _ = rustix::fs::futimens(target, &times(&before));
     room?;
@@ -95,29 +107,10 @@ pub fn rewrite(
     forget(store, &id)
 }
 
-/// Makes a durable copy of a file.
-fn copy_to(from: &File, dir: &Dir, name: &OsStr) -> Result<(), Errno> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let copy = File::from(rustix::fs::openat(
-        dir,
-        name,
-        flags,
-        Mode::from_raw_mode(0o600),
-    )?);
-    let stat = rustix::fs::fstat(from)?;
-    clone_content(from, &copy, stat.st_size as u64)
-        .and_then(|()| copy_attributes(from, &stat, &copy))
-        .and_then(|()| rustix::fs::futimens(&copy, &times(&stat)))
-        .and_then(|()| rustix::fs::fsync(&copy))
-        .inspect_err(|_| {
-            let _ = dir.unlink(name);
-        })
-}
-
 /// The record appears whole and durable, after its data.
 fn announce(store: &Store, record: &OsStr, json: &[u8]) -> Result<(), Errno> {
     let temp = store.unique_name();
-    write_file(store.tmp(), &temp, json)?;
+    write_file(store.tmp(), &temp, json, true)?;
     store
         .tmp()
         .rename(&temp, store.redo(), record, RenameFlags::empty())?;
@@ -149,19 +142,6 @@ fn take_attributes(from: &File, stat: &Stat, target: &File, own: &Own) -> Result
     match rustix::fs::futimens(target, &times(stat)) {
         Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(()),
         other => other,
-    }
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: stat.st_atime as _,
-            tv_nsec: stat.st_atime_nsec as _,
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime as _,
-            tv_nsec: stat.st_mtime_nsec as _,
-        },
     }
 }
 
@@ -264,6 +244,7 @@ fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String
         .collect();
     let shown = path.join(OsStr::new("/")).to_string_lossy().into_owned();
     let own = parsed.as_ref().map(|r| r.own.clone()).unwrap_or_default();
+    let time = parsed.as_ref().map_or(0, |r| r.time);
     let wanted = parsed.map(|r| Wanted {
         ino: r.ino,
         born: r.born,
@@ -273,13 +254,16 @@ fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String
         there.or_else(|| search(root, &wanted, root.stat().ok()?.st_dev, 0))
     });
     let Some(target) = target else {
-        let name = store.unique_name();
-        for (from, suffix) in [(&data, DATA), (&record, RECORD)] {
-            let kept = with_suffix(&name, suffix);
-            store
-                .redo()
-                .rename(from, store.kept(), &kept, RenameFlags::empty())?;
-        }
+        let record = kept::Record {
+            time,
+            kind: kept::Kind::Recovered,
+            reason: String::from("its file was no longer there after a crash"),
+            ..kept::Record::default()
+        };
+        let components: Vec<&[u8]> = path.iter().map(|c| c.as_bytes()).collect();
+        let record = record.at(&kept::within_mount(&components));
+        store.keeper().take_in(store.redo(), &data, &record)?;
+        forget(store, id)?;
         return Ok((Replayed::Kept, shown));
     };
     overwrite(&open_own(store.redo(), &data)?, &target, &own)?;

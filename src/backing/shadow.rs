@@ -242,6 +242,36 @@ pub(crate) fn copy_range(from: &File, to: &File, start: u64, end: u64) -> Result
     Ok(())
 }
 
+/// Makes a durable copy of a file, with its attributes and times, under a name that must be free.
+///
+/// # Errors
+/// `EEXIST`; `ENOSPC`, `EDQUOT`, `EIO`: nothing is left of it then.
+pub(super) fn copy_to(from: &File, dir: &Dir, name: &OsStr) -> Result<(), Errno> {
+    let copy = dir.create_file(name, OFlags::WRONLY, 0o600)?;
+    let stat = rustix::fs::fstat(from)?;
+    clone_content(from, &copy, stat.st_size as u64)
+        .and_then(|()| copy_attributes(from, &stat, &copy))
+        .and_then(|()| rustix::fs::futimens(&copy, &times(&stat)))
+        .and_then(|()| rustix::fs::fsync(&copy))
+        .inspect_err(|_| {
+            let _ = dir.unlink(name);
+        })
+}
+
+/// The times of access and modification in `stat`, to be set.
+pub(super) fn times(stat: &Stat) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: stat.st_atime as _,
+            tv_nsec: stat.st_atime_nsec as _,
+        },
+        last_modification: Timespec {
+            tv_sec: stat.st_mtime as _,
+            tv_nsec: stat.st_mtime_nsec as _,
+        },
+    }
+}
+
 /// The errno of an I/O error of the standard library; `EIO` if it has none.
 pub fn errno(error: std::io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)

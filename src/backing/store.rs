@@ -4,38 +4,40 @@
 //! .latchfs/lock    held (flock) by the daemon that serves BACKING; its pid is inside
 //! .latchfs/tmp/    names that exist for the moment of a commit
 //! .latchfs/redo/   versions on their way into an inode that must stay (see `redo`)
-//! .latchfs/kept/   versions that were written but could not become the file, see [`Store::keep`]
+//! .latchfs/kept/   versions that were written but could not become the file, see `kept`
 //! ```
 
-use super::shadow::{Shadow, errno};
+use super::kept::Keeper;
+use super::shadow::errno;
 use super::{Dir, Errno};
+use crate::show::shell_word;
 use rustix::fs::{FlockOperation, Mode, OFlags};
-use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The name of the directory, hidden at the root of the mount.
 pub const DIRECTORY: &str = ".latchfs";
 const LOCK: &str = "lock";
-/// The most bytes of kept versions: beyond it the oldest are removed, but for the newest one.
-const KEPT_MAX_BYTES: u64 = 1 << 30;
+/// The directory of kept versions.
+pub(super) const KEPT: &str = "kept";
 
 /// The open `.latchfs` of a BACKING that this process serves.
 #[derive(Debug)]
 pub struct Store {
     tmp: Dir,
     redo: Dir,
-    kept: Dir,
+    keeper: Keeper,
     /// Holds the lock for as long as the store lives.
     _lock: File,
     /// Tells the names of this daemon's life from those of an earlier one.
     epoch: u128,
     next: AtomicU64,
+    /// BACKING, as people know it.
+    shown: PathBuf,
 }
 
 /// Why a store can't be opened.
@@ -59,21 +61,6 @@ pub enum OpenError {
     Io(&'static str, Errno),
 }
 
-/// What is known of a kept version: the JSON beside its bytes in `.latchfs/kept`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct KeptRecord {
-    /// The path within the mount that the version was written to.
-    pub path: String,
-    /// Seconds since the epoch when it was kept.
-    pub time: u64,
-    /// The process that opened the file to write.
-    pub pid: u32,
-    /// That process's name.
-    pub program: String,
-    /// Why the version is not the file.
-    pub reason: String,
-}
-
 impl Store {
     /// Opens the store of BACKING, making it if there is none, and takes the lock.
     ///
@@ -89,13 +76,15 @@ impl Store {
             let dir = ensure_dir(&base, name).map_err(io("can't make a directory in .latchfs"))?;
             check_own(&dir).map(|()| dir)
         };
+        let tmp = sub("tmp")?;
         Ok(Self {
-            tmp: sub("tmp")?,
+            keeper: Keeper::new(sub(KEPT)?, tmp.clone()),
+            tmp,
             redo: sub("redo")?,
-            kept: sub("kept")?,
             _lock: lock,
             epoch: since_epoch().as_nanos(),
             next: AtomicU64::new(0),
+            shown: PathBuf::from("BACKING"),
         })
     }
 
@@ -109,57 +98,25 @@ impl Store {
         &self.redo
     }
 
-    /// Where kept versions live.
-    pub fn kept(&self) -> &Dir {
-        &self.kept
+    /// Keeps versions that can't become the file.
+    pub fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// Says by which path people know BACKING.
+    pub fn show_as(&mut self, path: &Path) {
+        self.shown = path.to_owned();
+    }
+
+    /// The command by which a kept version becomes the file after all.
+    pub fn command_to_restore(&self, id: &str) -> String {
+        format!("latchfs kept restore {} {id}", shell_word(&self.shown))
     }
 
     /// A name never used before in this store.
     pub fn unique_name(&self) -> OsString {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         OsString::from(format!("{:x}.{n:x}", self.epoch))
-    }
-
-    /// Keeps the bytes of a version aside, with what is known of it, so that nothing a program
-    /// wrote is silently thrown away. Returns the name under which it is kept.
-    ///
-    /// # Errors
-    /// As for making a file in BACKING.
-    pub fn keep(&self, shadow: &Shadow, record: &KeptRecord) -> Result<String, Errno> {
-        let id = self.unique_name().to_string_lossy().into_owned();
-        shadow.link(&self.kept, OsStr::new(&format!("{id}.data")))?;
-        let json = serde_json::to_vec_pretty(record).map_err(|_| Errno::INVAL)?;
-        write_file(&self.kept, OsStr::new(&format!("{id}.json")), &json)?;
-        self.prune_kept(&id);
-        Ok(id)
-    }
-
-    /// Removes the oldest kept versions beyond the bound, each with its record; never the newest.
-    fn prune_kept(&self, newest: &str) {
-        let mut kept: HashMap<String, (u64, u64)> = HashMap::new();
-        for entry in self.kept.list().unwrap_or_default() {
-            let name = entry.name.to_string_lossy().into_owned();
-            let id = name.rsplit_once('.').map_or(&*name, |(id, _)| id);
-            let Ok(stat) = self.kept.stat_at(&entry.name) else {
-                continue;
-            };
-            let (since, bytes) = kept.entry(id.to_owned()).or_default();
-            *since = (*since).max(stat.st_ctime as u64);
-            *bytes += stat.st_blocks as u64 * 512;
-        }
-        let mut total: u64 = kept.values().map(|(_, bytes)| bytes).sum();
-        kept.remove(newest);
-        let mut oldest: Vec<_> = kept.into_iter().collect();
-        oldest.sort_unstable_by_key(|(_, (since, _))| *since);
-        for (id, (_, bytes)) in oldest {
-            if total <= KEPT_MAX_BYTES {
-                break;
-            }
-            total -= bytes;
-            for suffix in ["data", "json"] {
-                let _ = self.kept.unlink(OsStr::new(&format!("{id}.{suffix}")));
-            }
-        }
     }
 }
 
@@ -170,13 +127,22 @@ pub(crate) fn since_epoch() -> std::time::Duration {
         .unwrap_or_default()
 }
 
-/// Writes a small file whole, durably, under a name that must be free.
-pub(crate) fn write_file(dir: &Dir, name: &OsStr, content: &[u8]) -> Result<(), Errno> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?;
-    let mut file = File::from(fd);
-    file.write_all(content).map_err(errno)?;
-    rustix::fs::fsync(&file)
+/// Writes a small file whole under a name that must be free; where that fails, nothing is left.
+pub(crate) fn write_file(
+    dir: &Dir,
+    name: &OsStr,
+    content: &[u8],
+    durable: bool,
+) -> Result<(), Errno> {
+    let mut file = dir.create_file(name, OFlags::WRONLY, 0o600)?;
+    let written = file.write_all(content).map_err(errno);
+    let synced = written.and_then(|()| match durable {
+        true => rustix::fs::fsync(&file),
+        false => Ok(()),
+    });
+    synced.inspect_err(|_| {
+        let _ = dir.unlink(name);
+    })
 }
 
 /// Reads a small file of our own.

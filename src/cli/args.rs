@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand};
 
 use super::exit;
-use super::values::{any_duration, positive_duration};
+use super::values::{any_duration, positive_duration, size};
 use crate::config::{Durability, Readers};
 
 /// A filesystem that gives unmodified programs atomic, locked file updates.
@@ -95,6 +95,14 @@ pub(super) struct MountArgs {
     /// How much of a commit is on disk when close() returns [default: full]
     #[arg(long, value_name = "LEVEL")]
     pub(super) durability: Option<Durability>,
+
+    /// How long versions that could not become the file are kept [default: 30d]
+    #[arg(long, value_name = "TIME", value_parser = any_duration)]
+    pub(super) kept_max_age: Option<Duration>,
+
+    /// How much of the disk they may take: 500M, 2 GiB; a number is bytes [default: 1 GiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(super) kept_max_size: Option<u64>,
 
     /// How long an unmount lets transactions in flight finish before it rolls them back
     /// [default: 10s]

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::Path;
 use std::process::ExitCode;
 
 use crate::fuse::session::ServeErrorKind;
+pub(super) use crate::show::shell_word;
 
 /// Every exit code of the command. The numbers are a promise: they never change their meaning.
 ///
@@ -137,17 +137,6 @@ pub(super) fn one_line(text: &str) -> String {
     lines.join("; ")
 }
 
-/// A path as a word for the shell, so that a command in a message can be copied and run.
-pub(super) fn shell_word(path: &Path) -> String {
-    let path = path.to_string_lossy();
-    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,=".contains(c);
-    if !path.is_empty() && path.chars().all(plain) {
-        path.into_owned()
-    } else {
-        format!("'{}'", path.replace('\'', r"'\''"))
-    }
-}
-
 /// Prints one `latchfs: ...` line on stderr.
 pub(super) fn complain(message: &str) {
     // Not eprintln: it panics when stderr is gone, and there is nobody left to tell.
@@ -182,12 +171,5 @@ mod tests {
     fn an_error_is_one_line_whatever_it_quotes() {
         let failure = Failure::new(Exit::Refused, "fusermount3: no\n\n  try again\n");
         assert_eq!(failure.message, "fusermount3: no; try again");
-    }
-
-    #[test]
-    fn a_path_in_a_command_can_be_copied() {
-        assert_eq!(shell_word(Path::new("/a/b-c_d.e")), "/a/b-c_d.e");
-        assert_eq!(shell_word(Path::new("it's me")), r"'it'\''s me'");
-        assert_eq!(shell_word(Path::new("$HOME")), "'$HOME'");
     }
 }

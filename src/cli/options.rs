@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::exit::Failure;
-use super::values::{any_duration, positive_duration};
+use super::values::{any_duration, positive_duration, size};
 use crate::config::{Durability, Readers};
 
 /// Pairs of options of which the last one given wins, as in mount(8).
@@ -40,6 +40,8 @@ pub(super) struct MountOptions {
     pub(super) lock_timeout: Option<Duration>,
     pub(super) readers: Option<Readers>,
     pub(super) durability: Option<Durability>,
+    pub(super) kept_max_age: Option<Duration>,
+    pub(super) kept_max_size: Option<u64>,
     pub(super) unmount_timeout: Option<Duration>,
     pub(super) config: Option<PathBuf>,
     pub(super) log_file: Option<PathBuf>,
@@ -106,6 +108,8 @@ impl MountOptions {
             "unmount_timeout" => self.unmount_timeout = Some(parse(name, value, any_duration)?),
             "readers" => self.readers = Some(parse(name, value, choice)?),
             "durability" => self.durability = Some(parse(name, value, choice)?),
+            "kept_max_age" => self.kept_max_age = Some(parse(name, value, any_duration)?),
+            "kept_max_size" => self.kept_max_size = Some(parse(name, value, size)?),
             "config" | "log_file" if value.is_empty() => {
                 return Err(Failure::usage(format!("mount option {name}= needs a path")));
             }
@@ -159,7 +163,14 @@ fn is_for_others(name: &str) -> bool {
 fn is_own_value(name: &str) -> bool {
     matches!(
         name.replace('-', "_").as_str(),
-        "lock_timeout" | "unmount_timeout" | "readers" | "durability" | "config" | "log_file"
+        "lock_timeout"
+            | "unmount_timeout"
+            | "readers"
+            | "durability"
+            | "kept_max_age"
+            | "kept_max_size"
+            | "config"
+            | "log_file"
     )
 }
 

@@ -49,6 +49,8 @@ impl Plan {
                 lock_timeout: args.lock_timeout.or(options.lock_timeout),
                 readers: args.readers.or(options.readers),
                 durability: args.durability.or(options.durability),
+                kept_max_age: args.kept_max_age.or(options.kept_max_age),
+                kept_max_size: args.kept_max_size.or(options.kept_max_size),
             },
             unmount_timeout: unmount_timeout(args, &options),
             read_only: options.read_only,
@@ -73,6 +75,8 @@ impl Plan {
             lock_timeout,
             readers,
             durability,
+            kept_max_age,
+            kept_max_size,
         } = config.overrides;
         if let Some(time) = lock_timeout {
             long("lock-timeout", &seconds(time));
@@ -82,6 +86,12 @@ impl Plan {
         }
         if let Some(durability) = durability {
             long("durability", &name_of(durability));
+        }
+        if let Some(time) = kept_max_age {
+            long("kept-max-age", &seconds(time));
+        }
+        if let Some(bytes) = kept_max_size {
+            long("kept-max-size", &bytes.to_string());
         }
         long("unmount-timeout", &seconds(config.unmount_timeout));
         if let Some(option) = self.mount_options() {

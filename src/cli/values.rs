@@ -17,6 +17,13 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A number of bytes: `500M`, `2 GiB`; a plain number is bytes.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let size = text.parse::<bytesize::ByteSize>();
+    let size = size.map_err(|_| "expected a size such as 500M, 2GiB or a number of bytes")?;
+    Ok(size.as_u64())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +55,17 @@ mod tests {
         }
         for text in ["0", "0s", "0.0000000001"] {
             assert!(positive_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_or_are_bytes() {
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(size("1 GiB"), Ok(1 << 30));
+        assert_eq!(size("500MB"), Ok(500_000_000));
+        assert_eq!(size("0"), Ok(0));
+        for text in ["", "-1", "many", "1 GiX"] {
+            assert!(size(text).is_err(), "{text}");
         }
     }
 }

@@ -9,8 +9,9 @@
 use super::direct::DirectFile;
 use super::io::Handle;
 use super::transaction::{Continuation, Detached, Inner, Phase, Transaction};
-use super::{Caller, Done, Engine};
+use super::{Caller, Done, Engine, lookup};
 use crate::backing::Errno;
+use crate::backing::kept::Kind;
 use crate::owner::{Exit, Search};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -236,7 +237,7 @@ impl Engine {
     pub fn give_up(self: &Arc<Self>, reason: &'static str) {
         let in_flight = self.state.lock().tree.in_flight();
         for transaction in in_flight {
-            let path = self.path_of(transaction.inode);
+            let path = lookup::within_mount(self.state.lock().tree.path(transaction.inode));
             {
                 let _writing = transaction.writing.write();
                 let mut inner = transaction.inner.lock();
@@ -247,6 +248,7 @@ impl Engine {
                 inner.detached.get_or_insert(Detached {
                     path,
                     by_writer: false,
+                    kind: Kind::Unmounted,
                     reason,
                 });
             }

@@ -9,13 +9,12 @@ use super::tree::{Key, Name};
 use super::version::Version;
 use super::{Engine, State};
 use crate::backing::shadow::{self, Shadow};
-use crate::backing::store::{KeptRecord, since_epoch};
 use crate::backing::{Dir, Errno, Identity, Stat, identity};
 use crate::config::Durability;
 use crate::rules::Treatment;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use log::{debug, error, warn};
+use log::{debug, error};
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -68,7 +67,7 @@ impl Engine {
             (inner.failed, inner.died, detached, inner.dirty)
         };
         if let Some(errno) = failed {
-            self.rolled_back(transaction, &format!("a write failed ({errno})"));
+            self.failed(transaction, errno, "a write failed");
             return self.end(transaction, Err(errno), None);
         }
         if detached {
@@ -79,7 +78,7 @@ impl Engine {
         }
         if let Some((pid, signal)) = died {
             let reason = format!("its writer, pid {pid}, died of signal {signal}");
-            self.rolled_back(transaction, &reason);
+            self.rolled_back(transaction, &reason, true);
             return self.end(transaction, Err(Errno::IO), None);
         }
         match self.commit(transaction) {
@@ -95,12 +94,11 @@ impl Engine {
                 if transaction.inner.lock().detached.is_some() {
                     return self.end_detached(transaction);
                 }
-                let path = self.path_of(transaction.inode);
-                self.keep_aside(transaction, &path, "the file was changed behind the mount");
+                self.failed(transaction, Errno::STALE, "");
                 self.end(transaction, Err(Errno::STALE), None);
             }
             Err(Failed { errno, .. }) => {
-                self.rolled_back(transaction, &format!("the commit failed ({errno})"));
+                self.failed(transaction, errno, "the commit failed");
                 self.end(transaction, Err(errno), None);
             }
         }
@@ -111,14 +109,11 @@ impl Engine {
     fn end_detached(self: &Arc<Self>, transaction: &Arc<Transaction>) {
         let (detached, written) = {
             let inner = transaction.inner.lock();
-            (
-                inner.detached.clone(),
-                inner.dirty && inner.shadow.is_some(),
-            )
+            (inner.detached.clone(), inner.unpublished().is_some())
         };
         if let Some(detached) = detached.filter(|d| written && !d.by_writer) {
             self.count(&self.counters.detached);
-            self.keep_aside(transaction, &detached.path, detached.reason);
+            self.keep_aside(transaction, detached.kind, detached.reason);
         }
         self.end(transaction, Ok(()), None);
     }
@@ -173,8 +168,15 @@ impl Engine {
                 inner.base = Some(version);
                 Ok(())
             }
-            Err(Failed { .. }) if inner.detached.is_some() => Ok(()),
-            Err(Failed { errno, .. }) => {
+            Err(Failed { errno, published }) => {
+                if published.is_none() && inner.published {
+                    // It belongs to no version after all: its end may keep it aside.
+                    inner.published = false;
+                    inner.dirty = true;
+                }
+                if inner.detached.is_some() {
+                    return Ok(());
+                }
                 // The kernel reports a failed write-back once: the shadow can't be trusted, nor
                 // tried again.
                 inner.failed.get_or_insert(errno);
@@ -185,7 +187,7 @@ impl Engine {
 
     /// How the file of a transaction is treated: by where it is now, and by what applied when it
     /// was opened.
-    fn treatment_of_transaction(&self, transaction: &Transaction) -> Treatment {
+    pub(super) fn treatment_of_transaction(&self, transaction: &Transaction) -> Treatment {
         let path = self.state.lock().tree.path(transaction.inode);
         let path: PathBuf = path.unwrap_or_default().into_iter().collect();
         transaction.settings.treatment(&path)
@@ -508,45 +510,8 @@ impl Engine {
         self.wake(state, woken, None, true)
     }
 
-    fn count(&self, counter: &AtomicU64) {
+    pub(super) fn count(&self, counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn rolled_back(&self, transaction: &Transaction, reason: &str) {
-        self.count(&self.counters.rollbacks);
-        let detached = transaction.inner.lock().detached.clone();
-        let path = detached.map_or_else(|| self.path_of(transaction.inode), |d| d.path);
-        warn!(
-            "{path}: update by pid {} ({}) rolled back, the file stays as it was: {reason}",
-            transaction.writer.process, transaction.writer.program
-        );
-    }
-
-    /// Keeps a version that can't become the file where it can be found again.
-    pub(super) fn keep_aside(&self, transaction: &Transaction, path: &str, reason: &str) {
-        let (process, program) = (transaction.writer.process, &transaction.writer.program);
-        let Some(shadow) = transaction.inner.lock().shadow.clone() else {
-            warn!("{path}: update by pid {process} ({program}) not published: {reason}");
-            return;
-        };
-        let record = KeptRecord {
-            path: path.to_owned(),
-            time: since_epoch().as_secs(),
-            pid: process,
-            program: program.clone(),
-            reason: reason.to_owned(),
-        };
-        let kept = self.store().and_then(|store| store.keep(&shadow, &record));
-        match kept {
-            Ok(id) => warn!(
-                "{path}: update by pid {process} ({program}) not published: {reason}; \
-                 what it wrote is kept as .latchfs/kept/{id}.data"
-            ),
-            Err(errno) => error!(
-                "{path}: update by pid {process} ({program}) not published: {reason}; \
-                 what it wrote could not be kept either ({errno})"
-            ),
-        }
     }
 }
 

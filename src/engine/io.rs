@@ -6,6 +6,7 @@ use super::transaction::{Phase, Transaction};
 use super::version::{KernelFile, Version};
 use super::{Caller, Done, Engine};
 use crate::backing::Errno;
+use crate::backing::kept::is_lack_of_room;
 use crate::backing::shadow::{self, Shadow, errno};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, OnceLock};
@@ -180,11 +181,17 @@ impl Engine {
                     .written
                     .fetch_add(data.len() as u64, Ordering::Relaxed);
                 if before < WRITE_INLINE {
-                    return done(self.write_direct(&direct, placement, data));
+                    match self.write_direct(&direct, placement, data) {
+                        Err(errno) if is_lack_of_room(errno) => {}
+                        other => return done(other),
+                    }
                 }
                 let data = data.to_vec();
-                return self
-                    .spawn(move |engine| done(engine.write_direct(&direct, placement, &data)));
+                return self.spawn(move |engine| {
+                    let to = (&*direct.file, &direct.who);
+                    let write = || engine.write_direct(&direct, placement, &data);
+                    done(engine.with_room(to, data.len() as u64, write));
+                });
             }
             Err(errno) => return done(Err(errno)),
         };
@@ -195,10 +202,17 @@ impl Engine {
             placement,
         };
         if self.is_quick(&transaction) {
-            return done(self.write_to(&transaction, &write, data));
+            match self.write_to(&transaction, &write, data, None) {
+                // To make room may take long.
+                Err(errno) if is_lack_of_room(errno) => {}
+                other => return done(other),
+            }
         }
         let data = data.to_vec();
-        self.spawn(move |engine| done(engine.write_to(&transaction, &write, &data)));
+        self.spawn(move |engine| {
+            let room = Some(data.len() as u64);
+            done(engine.write_to(&transaction, &write, &data, room));
+        });
     }
 
     /// The process of a thread that writes; asked of `/proc` only when it is another than before.
@@ -235,8 +249,9 @@ impl Engine {
         transaction: &Arc<Transaction>,
         write: &Write,
         data: &[u8],
+        room: Option<u64>,
     ) -> Result<u32, Errno> {
-        let result = self.modify(transaction, |shadow| {
+        let result = self.modify(transaction, room, |shadow| {
             if write.placement.drop_privileges {
                 transaction.drop_privileges()?;
             }
@@ -255,12 +270,37 @@ impl Engine {
     }
 
     /// Does something to a transaction's shadow, making it first if there is none; an error of it
-    /// spoils the transaction (W8).
+    /// spoils the transaction (W8). `room`: how many bytes it needs, for which kept versions make way,
+    /// which blocks; an event thread says `None`, and a lack of room then spoils nothing yet.
     fn modify(
         &self,
         transaction: &Arc<Transaction>,
-        work: impl FnOnce(&Shadow) -> Result<(), Errno>,
+        room: Option<u64>,
+        mut work: impl FnMut(&Shadow) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
+        let errno = loop {
+            match (self.attempt(transaction, &mut work)?, room) {
+                (Ok(()), _) => return Ok(()),
+                (Err(errno), None) if is_lack_of_room(errno) => return Err(errno),
+                (Err(errno), Some(bytes)) if self.make_room_for(transaction, errno, bytes) => {}
+                (Err(errno), _) => break errno,
+            }
+        };
+        if spoils(errno) {
+            transaction.inner.lock().failed.get_or_insert(errno);
+        }
+        Err(errno)
+    }
+
+    /// The same, once. The inner result is that of the work.
+    ///
+    /// # Errors
+    /// `EIO` if the transaction takes no more.
+    fn attempt(
+        &self,
+        transaction: &Arc<Transaction>,
+        work: &mut impl FnMut(&Shadow) -> Result<(), Errno>,
+    ) -> Result<Result<(), Errno>, Errno> {
         let payer = &transaction.writer.credentials;
         let shadow = self.approved(payer, || self.materialize(transaction));
         let _writing = transaction.writing.read();
@@ -279,20 +319,14 @@ impl Engine {
         }
         // fsync(2) may have published the shadow since; that is rare enough to fail the write
         // over to a new shadow by hand.
-        let result = match (shadow, still) {
-            (Err(errno), _) => Err(errno),
-            (Ok(_), Some(shadow)) => self.approved(payer, || work(&shadow)),
+        match (shadow, still) {
+            (Err(errno), _) => Ok(Err(errno)),
+            (Ok(_), Some(shadow)) => Ok(self.approved(payer, || work(&shadow))),
             (Ok(_), None) => {
                 drop(_writing);
-                return self.modify(transaction, work);
+                self.attempt(transaction, work)
             }
-        };
-        if let Err(errno) = result
-            && spoils(errno)
-        {
-            transaction.inner.lock().failed.get_or_insert(errno);
         }
-        result
     }
 
     /// The shadow of a transaction, made from its base if there is none that can be written.
@@ -386,7 +420,7 @@ impl Engine {
         if size == 0 {
             return self.truncate_to_nothing(transaction);
         }
-        self.modify(transaction, |shadow| {
+        self.modify(transaction, Some(0), |shadow| {
             rustix::fs::ftruncate(shadow.file(), size)
         })?;
         transaction.inner.lock().dirty = true;
@@ -417,11 +451,12 @@ impl Engine {
                 Written::Direct(direct) => {
                     let cleared = clear_privileges(&direct.file, &direct.who);
                     let allocate = || rustix::fs::fallocate(&direct.file, mode, offset, length);
-                    let allocated = || engine.approved(&direct.who, allocate);
-                    return done(cleared.and_then(|()| allocated()));
+                    let approved = || engine.approved(&direct.who, allocate);
+                    let to = (&*direct.file, &direct.who);
+                    return done(cleared.and_then(|()| engine.with_room(to, length, approved)));
                 }
             };
-            let result = engine.modify(&transaction, |shadow| {
+            let result = engine.modify(&transaction, Some(length), |shadow| {
                 if caller.uid != 0 {
                     transaction.drop_privileges()?;
                 }
@@ -480,9 +515,11 @@ impl Engine {
         let transaction = match written {
             Written::Transaction(transaction) => transaction,
             Written::Direct(direct) => {
-                return self.spawn(move |_| {
+                return self.spawn(move |engine| {
                     let cleared = clear_privileges(&direct.file, &direct.who);
-                    let copied = cleared.and_then(|()| copy(&direct.file));
+                    let (to, room) = ((&*direct.file, &direct.who), length as u64);
+                    let copied = cleared
+                        .and_then(|()| engine.with_room(to, room, || copy(&direct.file)));
                     done(copied.map(|copied| copied as u32));
                 });
             }
@@ -490,7 +527,7 @@ impl Engine {
         let process = self.process_of(&transaction, caller);
         self.spawn(move |engine| {
             let mut copied = 0;
-            let result = engine.modify(&transaction, |shadow| {
+            let result = engine.modify(&transaction, Some(length as u64), |shadow| {
                 if caller.uid != 0 {
                     transaction.drop_privileges()?;
                 }

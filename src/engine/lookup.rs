@@ -11,6 +11,7 @@ use rustix::fs::FileType;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long the kernel may believe what it was told of a name or of attributes that only a change
@@ -420,10 +421,21 @@ fn is_hidden(parent: Key, name: &OsStr) -> bool {
     parent == ROOT && name.as_bytes() == DIRECTORY.as_bytes()
 }
 
+/// A path within the mount; empty if there is none.
+pub(super) fn within_mount(path: Option<Vec<OsString>>) -> PathBuf {
+    let below = path.map(|path| path.iter().collect::<PathBuf>());
+    below.map_or_else(PathBuf::new, |below| Path::new("/").join(below))
+}
+
+/// The same for people.
+pub(super) fn shown(path: &Path) -> String {
+    match path.as_os_str().is_empty() {
+        true => String::from("(no name)"),
+        false => path.to_string_lossy().into_owned(),
+    }
+}
+
 /// A path for the log.
 pub(super) fn show(path: Option<Vec<OsString>>) -> String {
-    match path {
-        Some(path) => format!("/{}", path.join(OsStr::new("/")).to_string_lossy()),
-        None => String::from("(no name)"),
-    }
+    shown(&within_mount(path))
 }

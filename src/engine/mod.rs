@@ -9,12 +9,13 @@
 //! - [`direct`]: files without versions. [`io`]: read, write and their kin on open handles.
 //!   [`attributes`]: stat, chmod, xattrs.
 //! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not;
-//!   [`in_place`] where it has to keep its inode.
+//!   [`in_place`] where it has to keep its inode; [`aside`]: what becomes of it if it does not.
 //!   [`locks`]: flock(2) and fcntl(2).
 //! - [`lookup`]: names to node ids, listings. [`names`]: rename, unlink and link.
 //!   [`make`]: mkdir, mknod, symlink.
 //! - [`superseded`]: how those who watch a version hear that it is not the file any more.
 
+mod aside;
 pub mod attributes;
 pub mod close;
 pub mod commit;
@@ -38,6 +39,7 @@ pub mod waiting;
 #[cfg(test)]
 mod tests;
 
+use crate::backing::kept::Limits;
 use crate::backing::store::{DIRECTORY, Store};
 use crate::backing::{Credentials, Dir, Errno, Identity, dir, identity};
 use crate::leases::{Acquire, FileId, Kind, LeaseTable, OwnerId, Ticket, Wanted};
@@ -86,6 +88,8 @@ pub struct Settings {
     pub rules: Rules,
     /// The longest that any request may take, if the kernel limits that.
     pub request_limit: Option<Duration>,
+    /// How much is kept of versions that could not become the file.
+    pub kept: Limits,
 }
 
 impl Settings {
@@ -200,6 +204,9 @@ impl Engine {
         let root_identity = identity(&root.stat()?);
         let acls = dir::xattr(&root, OsStr::new(dir::ACL_ACCESS)) != Err(Errno::OPNOTSUPP);
         let own_directory = root.stat_at(OsStr::new(DIRECTORY)).ok();
+        if let Some(store) = &store {
+            store.keeper().set_limits(settings.kept);
+        }
         let state = State {
             tree: Tree::new(root_identity),
             leases: LeaseTable::default(),
@@ -243,6 +250,9 @@ impl Engine {
 
     /// Changes what applies to later opens; transactions in flight keep what they began with.
     pub fn set_settings(&self, settings: Settings) {
+        if let Some(store) = &self.store {
+            store.keeper().set_limits(settings.kept);
+        }
         *self.settings.write() = Arc::new(settings);
     }
 

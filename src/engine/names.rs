@@ -8,6 +8,7 @@ use super::lookup::{Entry, claim};
 use super::transaction::{Detached, Phase, Transaction};
 use super::tree::{Key, NodeId};
 use super::{Caller, Done, Engine, State};
+use crate::backing::kept::Kind;
 use crate::backing::{Dir, Errno, Stat, identity};
 use crate::leases::Wake;
 use crate::sync::Arc;
@@ -183,7 +184,7 @@ impl Engine {
         let Some(transaction) = inode.transaction.clone() else {
             return;
         };
-        let path = super::lookup::show(state.tree.path(key));
+        let path = super::lookup::within_mount(state.tree.path(key));
         let pending = {
             // Once its opener has looked, it will come by OPEN, and join what it was given.
             let looked = state.has_looked(transaction.writer.tid);
@@ -195,6 +196,7 @@ impl Engine {
                 inner.detached = Some(Detached {
                     path,
                     by_writer: process == Some(transaction.writer.process),
+                    kind: Kind::Detached,
                     reason,
                 });
             }
@@ -230,7 +232,9 @@ impl Engine {
                 path,
                 by_writer,
                 reason,
+                kind: _,
             } = detached;
+            let path = super::lookup::shown(&path);
             let (pid, program) = (transaction.writer.process, &transaction.writer.program);
             if by_writer {
                 debug!("{path}: {reason} by its writer, pid {pid} ({program})");

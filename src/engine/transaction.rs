@@ -3,12 +3,14 @@
 use super::tree::{Key, NodeId};
 use super::version::Version;
 use super::{Engine, Settings};
+use crate::backing::kept::Kind;
 use crate::backing::shadow::{self, Own, Shadow};
 use crate::backing::{Credentials, Errno, Stat};
 use crate::owner::ProcessWatch;
 use crate::sync::{Arc, Mutex, RwLock};
 use std::collections::HashSet;
 use std::fs::File;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Who opened a file to write it.
@@ -40,10 +42,12 @@ pub enum Phase {
 /// Why a transaction lost its name.
 #[derive(Clone, Debug)]
 pub struct Detached {
-    /// The path it had.
-    pub path: String,
+    /// The path within the mount that it had.
+    pub path: PathBuf,
     /// By the program that writes it: then it meant to throw the content away.
     pub by_writer: bool,
+    /// As what it is kept aside.
+    pub kind: Kind,
     /// For the log.
     pub reason: &'static str,
 }
@@ -238,6 +242,11 @@ impl Inner {
             Some(shadow) => Some(shadow.file().clone()),
             None => self.base.as_ref().map(|base| base.file()),
         }
+    }
+
+    /// The shadow, if something was written to it that is no version.
+    pub fn unpublished(&self) -> Option<Arc<Shadow>> {
+        self.writable().filter(|_| self.dirty)
     }
 
     /// The shadow if it can be written as it is.

@@ -1,4 +1,5 @@
-//! The opens that wait, and the thread that looks after them (and after the daemon's memory).
+//! The opens that wait, and the thread that looks after them (and after the daemon's memory, and the
+//! age of kept versions).
 //!
 //! A waiter leaves in one of four ways: its turn comes ([`Engine::wake`]), its time is up, a
 //! signal for it is pending, or its file loses its name. The kernel would tell of the signal by a
@@ -23,6 +24,9 @@ const LOOK: Duration = Duration::from_millis(40);
 const IDLE: Duration = Duration::from_secs(1);
 /// How long such an opener may take. It needs microseconds; a stopped one may never come.
 const COME_BACK: Duration = Duration::from_secs(5);
+
+/// How often kept versions that are too old are removed.
+const PRUNE: Duration = Duration::from_secs(60 * 60);
 
 /// An open that waits.
 pub(crate) struct Parked {
@@ -106,6 +110,7 @@ impl Engine {
     /// The body of the thread that looks after waiters; returns after [`Engine::stop_watching`].
     pub fn watch(self: &Arc<Self>) {
         let mut ebb = Ebb::default();
+        let mut pruned = Instant::now();
         loop {
             let (expired, waiters, sent, unclaimed, known, dropped) = {
                 let mut state = self.state.lock();
@@ -141,6 +146,10 @@ impl Engine {
             self.look_after_locks();
             self.end_lost(&sent);
             self.close_dropped_dirs();
+            if pruned.elapsed() > PRUNE {
+                pruned = Instant::now();
+                self.spawn(|engine| engine.prune_kept());
+            }
             for transaction in unclaimed {
                 self.abandon_pending(&transaction);
             }

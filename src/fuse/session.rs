@@ -2,6 +2,7 @@
 
 use super::Adapter;
 use super::wire::Device;
+use crate::backing::kept::{KEPT_MAX_AGE, KEPT_MAX_SIZE, Limits};
 use crate::backing::recover::recover;
 use crate::backing::store::{OpenError, Store};
 use crate::backing::{Dir, Errno};
@@ -94,6 +95,7 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
         settings(&config, &root).map_err(|e| ServeError::new(ServeErrorKind::Configuration, e))?;
     let store = open_store(&config, &root)?;
     let engine = Engine::new(root, store, settings, Box::new(Proc)).map_err(backing)?;
+    engine.prune_kept();
     let (events, inbox) = channel();
     listen_for_signals(events.clone())?;
     let internal = |what: &str, e: std::io::Error| {
@@ -193,6 +195,10 @@ fn settings(config: &MountConfig, root: &Dir) -> Result<(Settings, String), Conf
             on_conflict: file.on_conflict.unwrap_or_default(),
         },
         rules: file.rules,
+        kept: Limits {
+            max_age: said.kept_max_age.or(file.kept_max_age).unwrap_or(KEPT_MAX_AGE),
+            max_size: said.kept_max_size.or(file.kept_max_size).unwrap_or(KEPT_MAX_SIZE),
+        },
         request_limit: request_limit(),
     };
     if let Some(limit) = settings.request_limit {
@@ -206,6 +212,7 @@ fn reload(config: &MountConfig, engine: &Engine) {
     match settings(config, engine.root()) {
         Ok((settings, path)) => {
             engine.set_settings(settings);
+            engine.prune_kept();
             info!("the configuration was read again: {path}");
         }
         Err(error) => error!("{error}; the configuration stays as it was"),
@@ -217,7 +224,7 @@ fn open_store(config: &MountConfig, root: &Dir) -> Result<Option<Store>, ServeEr
         return Ok(None);
     }
     let path = config.backing.display();
-    let store = Store::open(root).map_err(|e| {
+    let mut store = Store::open(root).map_err(|e| {
         let kind = match e {
             OpenError::Served(_) => ServeErrorKind::Busy,
             OpenError::Foreign(_) | OpenError::Writable(_) | OpenError::Io(..) => {
@@ -233,6 +240,7 @@ fn open_store(config: &MountConfig, root: &Dir) -> Result<Option<Store>, ServeEr
     for action in actions {
         warn!("{path}: {action}");
     }
+    store.show_as(&config.backing);
     Ok(Some(store))
 }
 

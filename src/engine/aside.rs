@@ -1,0 +1,167 @@
+//! What becomes of a version that does not become the file: it is kept aside, and makes way again
+//! for whoever finds the disk full.
+
+use super::transaction::Transaction;
+use super::tree::Key;
+use super::{Engine, lookup};
+use crate::backing::kept::{self, Kind, Lacking, NotKept};
+use crate::backing::store::since_epoch;
+use crate::backing::{Credentials, Errno};
+use crate::config::Durability;
+use log::{info, warn};
+use std::fs::File;
+use std::path::PathBuf;
+
+impl Engine {
+    /// Tells of a transaction that an error keeps from becoming the file, and keeps it aside.
+    pub(super) fn failed(&self, transaction: &Transaction, errno: Errno, what: &str) {
+        if errno == Errno::STALE {
+            let reason = "the file was changed behind the mount";
+            return self.keep_aside(transaction, Kind::Conflict, reason);
+        }
+        // What did not fit must not go on filling the disk.
+        let keep = !kept::is_lack_of_room(errno);
+        self.rolled_back(transaction, &format!("{what} ({errno})"), keep);
+    }
+
+    /// Tells of a transaction that is rolled back, and keeps it aside if that is asked for.
+    pub(super) fn rolled_back(&self, transaction: &Transaction, reason: &str, keep: bool) {
+        self.count(&self.counters.rollbacks);
+        let kept = match keep {
+            true => self.keep(transaction, Kind::RolledBack, reason),
+            false => String::new(),
+        };
+        warn!(
+            "{}: update by pid {} ({}) rolled back, the file stays as it was: {reason}{kept}",
+            lookup::shown(&self.path_written(transaction)),
+            transaction.writer.process,
+            transaction.writer.program
+        );
+    }
+
+    /// Keeps a version that can't become the file where it can be found again.
+    pub(super) fn keep_aside(&self, transaction: &Transaction, kind: Kind, reason: &str) {
+        let kept = self.keep(transaction, kind, reason);
+        warn!(
+            "{}: update by pid {} ({}) not published: {reason}{kept}",
+            lookup::shown(&self.path_written(transaction)),
+            transaction.writer.process,
+            transaction.writer.program
+        );
+    }
+
+    /// Keeps what a transaction has written, unless its writer itself has thrown it away. Returns
+    /// what the log says of that.
+    fn keep(&self, transaction: &Transaction, kind: Kind, reason: &str) -> String {
+        let shadow = {
+            let inner = transaction.inner.lock();
+            let thrown_away = inner.detached.as_ref().is_some_and(|d| d.by_writer);
+            inner.unpublished().filter(|_| !thrown_away)
+        };
+        let (Some(shadow), Ok(store)) = (shadow, self.store()) else {
+            return String::new();
+        };
+        let record = kept::Record {
+            time: since_epoch().as_secs(),
+            pid: transaction.writer.process,
+            uid: Some(transaction.writer.credentials.uid),
+            program: transaction.writer.program.clone(),
+            kind,
+            reason: reason.to_owned(),
+            ..kept::Record::default()
+        };
+        let record = record.at(&self.path_written(transaction));
+        // Its close tells that it was not published, and where it is: so there it must stay.
+        let told = matches!(kind, Kind::Refused | Kind::Conflict);
+        let treatment = self.treatment_of_transaction(transaction);
+        let durable = told && treatment.durability != Durability::None;
+        match store.keeper().keep(&shadow, &record, durable) {
+            Ok(id) => format!(
+                "; what it wrote is kept, to get it back: {}",
+                store.command_to_restore(&id)
+            ),
+            Err(why @ NotKept::TooLarge(..)) => {
+                format!("; what it wrote is not kept: {why}")
+            }
+            Err(why) => format!("; what it wrote could not be kept either: {why}"),
+        }
+    }
+
+    /// Removes kept versions that are too old, or too many.
+    pub fn prune_kept(&self) {
+        let removed = self.store().map_or(0, |store| store.keeper().prune(None));
+        if removed > 0 {
+            info!("{removed} kept versions were removed, being too old or too many");
+        }
+    }
+
+    /// The path that a transaction was for; empty if it has none any more.
+    fn path_written(&self, transaction: &Transaction) -> PathBuf {
+        let detached = transaction.inner.lock().detached.clone();
+        match detached {
+            Some(detached) => detached.path,
+            None => lookup::within_mount(self.state.lock().tree.path(transaction.inode)),
+        }
+    }
+
+    /// Does `work` on a file at the expense of `who`, which takes so many bytes; where there is no
+    /// room, kept versions make way. Blocks.
+    pub(super) fn with_room<T>(
+        &self,
+        (file, who): (&File, &Credentials),
+        bytes: u64,
+        mut work: impl FnMut() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        loop {
+            let errno = match work() {
+                Err(errno) if kept::is_lack_of_room(errno) => errno,
+                other => return other,
+            };
+            let device = rustix::fs::fstat(file)?.st_dev;
+            let lacking = Lacking {
+                errno,
+                device,
+                uid: who.uid,
+                bytes,
+            };
+            if !self.store()?.keeper().give_way(lacking) {
+                return Err(errno);
+            }
+        }
+    }
+
+    /// The same for a transaction to which so many bytes could not be written; true if it is to be
+    /// tried again.
+    pub(super) fn make_room_for(
+        &self,
+        transaction: &Transaction,
+        errno: Errno,
+        bytes: u64,
+    ) -> bool {
+        let (Ok(store), Some(device)) = (self.store(), self.device_of(transaction.inode)) else {
+            return false;
+        };
+        let base = {
+            let inner = transaction.inner.lock();
+            inner.content().filter(|_| inner.writable().is_none())
+        };
+        let copy = base.and_then(|base| super::io::length(&base).ok());
+        store.keeper().give_way(Lacking {
+            errno,
+            device,
+            uid: transaction.writer.credentials.uid,
+            bytes: bytes.saturating_add(copy.unwrap_or_default()),
+        })
+    }
+
+    /// The device of BACKING that a file is on, or will be.
+    fn device_of(&self, key: Key) -> Option<u64> {
+        let state = self.state.lock();
+        let inode = state.tree.inode(key)?;
+        let parent = || {
+            let parent = inode.names.first()?.parent;
+            state.tree.inode(parent)?.identity
+        };
+        inode.identity.or_else(parent).map(|identity| identity.dev)
+    }
+}
