@@ -311,12 +311,7 @@ impl Keeper {
     ///
     /// # Errors
     /// [`NotKept`]: nothing is left of the attempt.
-    pub fn keep(
-        &self,
-        shadow: &Shadow,
-        record: &Record,
-        durable: bool,
-    ) -> Result<String, NotKept> {
+    pub fn keep(&self, shadow: &Shadow, record: &Record, durable: bool) -> Result<String, NotKept> {
         let stat = trim(shadow.file())?;
         let Limits { max_size, .. } = *self.limits.lock();
         let bytes = room(&stat) + RECORD_ROOM;
@@ -494,7 +489,7 @@ fn trim(file: &File) -> Result<Stat, Errno> {
 }
 
 /// What a file takes on disk, in bytes.
-fn room(stat: &Stat) -> u64 {
+pub fn room(stat: &Stat) -> u64 {
     u64::try_from(stat.st_blocks).unwrap_or_default() * 512
 }
 

@@ -7,14 +7,10 @@
 
 use super::dir::Listed;
 use super::kept::{self, Lacking};
-use super::shadow::{
-    Own, Shadow, copy_own, copy_range, copy_to, data_ranges, errno, times,
-};
+use super::shadow::{Own, Shadow, copy_own, copy_range, copy_to, data_ranges, errno, times};
 use super::store::{DIRECTORY, Store, open_own, read_file, since_epoch, write_file};
 use super::{Dir, Errno, Identity, Stat, dir, identity, proc_path};
-use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags,
-};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags};
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

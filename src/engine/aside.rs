@@ -4,7 +4,7 @@
 use super::transaction::Transaction;
 use super::tree::Key;
 use super::{Engine, lookup};
-use crate::backing::kept::{self, Kind, Lacking, NotKept};
+use crate::backing::kept::{self, Kind, Lacking, NotKept, room};
 use crate::backing::store::since_epoch;
 use crate::backing::{Credentials, Errno};
 use crate::config::Durability;
@@ -50,14 +50,15 @@ impl Engine {
         );
     }
 
-    /// Keeps what a transaction has written, unless its writer itself has thrown it away. Returns
-    /// what the log says of that.
+    /// Keeps what a transaction has written, if there is a byte of it, and unless its writer itself
+    /// has thrown it away. Returns what the log says of that.
     fn keep(&self, transaction: &Transaction, kind: Kind, reason: &str) -> String {
         let shadow = {
             let inner = transaction.inner.lock();
             let thrown_away = inner.detached.as_ref().is_some_and(|d| d.by_writer);
             inner.unpublished().filter(|_| !thrown_away)
         };
+        let shadow = shadow.filter(|shadow| super::io::length(shadow.file()) != Ok(0));
         let (Some(shadow), Ok(store)) = (shadow, self.store()) else {
             return String::new();
         };
@@ -117,12 +118,13 @@ impl Engine {
                 Err(errno) if kept::is_lack_of_room(errno) => errno,
                 other => return other,
             };
-            let device = rustix::fs::fstat(file)?.st_dev;
+            let stat = rustix::fs::fstat(file)?;
             let lacking = Lacking {
                 errno,
-                device,
+                device: stat.st_dev,
                 uid: who.uid,
-                bytes,
+                // What failed half-way has the other half.
+                bytes: bytes.saturating_sub(room(&stat)),
             };
             if !self.store()?.keeper().give_way(lacking) {
                 return Err(errno);
@@ -141,16 +143,22 @@ impl Engine {
         let (Ok(store), Some(device)) = (self.store(), self.device_of(transaction.inode)) else {
             return false;
         };
-        let base = {
+        let (shadow, content) = {
             let inner = transaction.inner.lock();
-            inner.content().filter(|_| inner.writable().is_none())
+            (inner.writable(), inner.content())
         };
-        let copy = base.and_then(|base| super::io::length(&base).ok());
+        let room_of = |file: &File| rustix::fs::fstat(file).map_or(0, |stat| room(&stat));
+        let bytes = match shadow {
+            // What failed half-way has the other half.
+            Some(shadow) => bytes.saturating_sub(room_of(shadow.file())),
+            // It is to be a copy.
+            None => bytes.saturating_add(content.map_or(0, |file| room_of(&file))),
+        };
         store.keeper().give_way(Lacking {
             errno,
             device,
             uid: transaction.writer.credentials.uid,
-            bytes: bytes.saturating_add(copy.unwrap_or_default()),
+            bytes,
         })
     }
 

@@ -518,8 +518,8 @@ impl Engine {
                 return self.spawn(move |engine| {
                     let cleared = clear_privileges(&direct.file, &direct.who);
                     let (to, room) = ((&*direct.file, &direct.who), length as u64);
-                    let copied = cleared
-                        .and_then(|()| engine.with_room(to, room, || copy(&direct.file)));
+                    let copied =
+                        cleared.and_then(|()| engine.with_room(to, room, || copy(&direct.file)));
                     done(copied.map(|copied| copied as u32));
                 });
             }

@@ -196,8 +196,14 @@ fn settings(config: &MountConfig, root: &Dir) -> Result<(Settings, String), Conf
         },
         rules: file.rules,
         kept: Limits {
-            max_age: said.kept_max_age.or(file.kept_max_age).unwrap_or(KEPT_MAX_AGE),
-            max_size: said.kept_max_size.or(file.kept_max_size).unwrap_or(KEPT_MAX_SIZE),
+            max_age: said
+                .kept_max_age
+                .or(file.kept_max_age)
+                .unwrap_or(KEPT_MAX_AGE),
+            max_size: said
+                .kept_max_size
+                .or(file.kept_max_size)
+                .unwrap_or(KEPT_MAX_SIZE),
         },
         request_limit: request_limit(),
     };

@@ -147,6 +147,11 @@ impl Mount {
         finish(command.stdin(Stdio::null()))
     }
 
+    /// Who mounts it.
+    pub fn user(&self) -> User {
+        self.user
+    }
+
     /// A command run as the user who mounts, in a process group of its own.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);

@@ -79,7 +79,7 @@ fn a_detached_transaction_is_one_warning() {
                 &pid,
                 "python3",
                 "its name was removed",
-                ".latchfs/kept/",
+                "latchfs kept restore ",
             ],
         );
     });

@@ -250,25 +250,6 @@ fn recover_does_the_same_by_hand_and_says_what_it_did() {
 }
 
 #[test]
-fn the_newest_kept_version_stays_however_large_and_the_oldest_go() {
-    let mount = options().mount();
-    let keep = |name: &str, size: u64| {
-        let script = format!(
-            "import subprocess\nf = open('{name}', 'wb')\nos.posix_fallocate(f.fileno(), 0, {size})\n\
-             subprocess.run(['rm', '{name}'], check=True)\nf.close()\n"
-        );
-        mount.python(&script);
-    };
-    keep("small", 4096);
-    assert_eq!(mount.store("kept").len(), 2);
-    keep("large", 1100 << 20);
-    let kept = mount.store("kept");
-    assert_eq!(kept.len(), 2, "{kept:?}");
-    let data = mount.behind(".latchfs/kept").join(&kept[0]);
-    assert_eq!(data.metadata().expect("stat").len(), 1100 << 20);
-}
-
-#[test]
 fn kept_versions_stay_over_mounts() {
     let mount = options().mount();
     mount.bash("echo old > f");
