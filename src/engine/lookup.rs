@@ -6,6 +6,7 @@ use super::{Caller, Engine, State};
 use crate::backing::dir::{Listed, check_component};
 use crate::backing::store::DIRECTORY;
 use crate::backing::{Dir, Errno, Identity, Stat, identity};
+use crate::show::printable;
 use crate::sync::{Arc, Mutex};
 use rustix::fs::FileType;
 use std::collections::HashSet;
@@ -431,7 +432,7 @@ pub(super) fn within_mount(path: Option<Vec<OsString>>) -> PathBuf {
 pub(super) fn shown(path: &Path) -> String {
     match path.as_os_str().is_empty() {
         true => String::from("(no name)"),
-        false => path.to_string_lossy().into_owned(),
+        false => printable(path),
     }
 }
 
