@@ -95,7 +95,7 @@ class Mount:
     def daemon(self):
         """Its process."""
         with open(os.path.join(self.backing, ".latchfs/lock"), encoding="utf-8") as file:
-            return int(file.read())
+            return int(file.readline())
 
     def alive(self):
         """Does the daemon still run?"""

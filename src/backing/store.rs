@@ -1,7 +1,8 @@
 //! latchfs's own directory in BACKING, `.latchfs` (mode 0700), which the mount never shows.
 //!
 //! ```text
-//! .latchfs/lock    held (flock) by the daemon that serves BACKING; its pid is inside
+//! .latchfs/lock    held (flock) by the daemon that serves BACKING; inside are its pid and, once it
+//!                  is mounted, the device number of the mount (as in /proc/self/mountinfo)
 //! .latchfs/tmp/    names that exist for the moment of a commit
 //! .latchfs/redo/   versions on their way into an inode that must stay (see `redo`)
 //! .latchfs/kept/   versions that were written but could not become the file, see `kept`
@@ -15,9 +16,9 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The name of the directory, hidden at the root of the mount.
 pub const DIRECTORY: &str = ".latchfs";
@@ -32,7 +33,7 @@ pub struct Store {
     redo: Dir,
     keeper: Keeper,
     /// Holds the lock for as long as the store lives.
-    _lock: File,
+    lock: File,
     /// Tells the names of this daemon's life from those of an earlier one.
     epoch: u128,
     next: AtomicU64,
@@ -81,11 +82,20 @@ impl Store {
             keeper: Keeper::new(sub(KEPT)?, tmp.clone()),
             tmp,
             redo: sub("redo")?,
-            _lock: lock,
+            lock,
             epoch: since_epoch().as_nanos(),
             next: AtomicU64::new(0),
             shown: PathBuf::from("BACKING"),
         })
+    }
+
+    /// Tells other commands which mount this process serves: its device number.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EIO`.
+    pub fn announce(&self, device: u64) -> Result<(), Errno> {
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        writeln!(&self.lock, "{major}:{minor}").map_err(errno)
     }
 
     /// Where names live for the moment of a commit.
@@ -121,7 +131,7 @@ impl Store {
 }
 
 /// Seconds and nanoseconds since the epoch; zero if the clock is before it.
-pub(crate) fn since_epoch() -> std::time::Duration {
+pub(crate) fn since_epoch() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -185,37 +195,64 @@ fn check_own(dir: &Dir) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// How often, and how far apart, a lock is tried: a command that asks whether it is held has it for
+/// a moment.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
 fn lock(base: &Dir) -> Result<File, OpenError> {
     let failed = |e| OpenError::Io("can't open .latchfs/lock", e);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(base, LOCK, flags, Mode::from_raw_mode(0o600)).map_err(failed)?;
     let mut file = File::from(fd);
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            return Err(OpenError::Served(pid_inside(&mut file).unwrap_or(0)));
+    let mut tries = LOCK_TRIES;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Errno::WOULDBLOCK) if tries > 0 => {
+                tries -= 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(Errno::WOULDBLOCK) => {
+                let pid = read_lock(&mut file).map_or(0, |serving| serving.pid);
+                return Err(OpenError::Served(pid));
+            }
+            Err(e) => return Err(failed(e)),
         }
-        Err(e) => return Err(failed(e)),
     }
     rustix::fs::ftruncate(&file, 0).map_err(failed)?;
     writeln!(file, "{}", std::process::id()).map_err(|e| failed(errno(e)))?;
     Ok(file)
 }
 
-fn pid_inside(lock: &mut File) -> Option<u32> {
-    let mut text = String::new();
-    lock.read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+/// Who serves a BACKING now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// The daemon's process.
+    pub pid: u32,
+    /// The device number of its mount as `/proc/self/mountinfo` writes it (`0:52`); `None` before
+    /// it is mounted.
+    pub device: Option<String>,
 }
 
-/// The process that serves BACKING now, if one does (it holds the lock of the store).
-pub fn serving_pid(backing: &Path) -> Option<u32> {
-    let root = Dir::open_root(backing).ok()?;
+fn read_lock(lock: &mut File) -> Option<Serving> {
+    let mut text = String::new();
+    lock.read_to_string(&mut text).ok()?;
+    let mut lines = text.lines();
+    Some(Serving {
+        pid: lines.next()?.trim().parse().ok()?,
+        device: lines.next().map(|line| line.trim().to_owned()),
+    })
+}
+
+/// The process that serves the BACKING of which this is the root, if one does (it holds the lock
+/// of the store). A read-only mount has no lock, and is not seen here; nor is another user's.
+pub fn serving(root: &Dir) -> Option<Serving> {
     let base = root.open_dir(OsStr::new(DIRECTORY)).ok()?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(rustix::fs::openat(&base, LOCK, flags, Mode::empty()).ok()?);
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
-        Err(Errno::WOULDBLOCK) => pid_inside(&mut file),
+        Err(Errno::WOULDBLOCK) => read_lock(&mut file),
         _ => None,
     }
 }

@@ -62,8 +62,9 @@ pub(super) struct MountArgs {
     /// The directory whose files are shown. Work on them through the mount only.
     pub(super) backing: PathBuf,
 
-    /// An existing directory, outside BACKING, to show them at
-    pub(super) mountpoint: PathBuf,
+    /// An existing directory, outside BACKING, to show them at [default: BACKING, in place: every path
+    /// keeps its name]
+    pub(super) mountpoint: Option<PathBuf>,
 
     /// Stay in the foreground, and log to stderr
     #[arg(short, long)]
@@ -203,8 +204,8 @@ mod tests {
             line.starts_with("unexpected argument '--wrong' found"),
             "{line}"
         );
-        let line = complaint_about(&["latchfs", "mount", "a"]);
-        assert!(line.contains("not provided: <MOUNTPOINT>"), "{line}");
+        let line = complaint_about(&["latchfs", "mount"]);
+        assert!(line.contains("not provided: <BACKING>"), "{line}");
         let line = complaint_about(&["latchfs", "mount", "a", "b", "--lock-timeout", "0"]);
         assert!(line.contains("must be longer than 0"), "{line}");
         let line = complaint_about(&["latchfs", "mount", "a", "b", "--readers", "maybe"]);

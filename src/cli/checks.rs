@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::exit::{Exit, Failure, shell_word};
 use super::mounts::{Mount, MountTable};
 use super::resolve::{Place, resolve};
-use crate::backing::store::serving_pid;
+use super::served::daemon_of;
 
 /// The two directories of a mount, absolute and free of symbolic links.
 #[derive(Debug)]
@@ -17,14 +17,21 @@ pub(super) struct Directories {
     pub(super) mountpoint: PathBuf,
 }
 
-/// Checks the two directories as given, and returns them resolved.
-pub(super) fn directories(backing: &Path, mountpoint: &Path) -> Result<Directories, Failure> {
+/// Checks the two directories as given, and returns them resolved. With no mountpoint, BACKING is
+/// to be mounted in place.
+pub(super) fn directories(
+    backing: &Path,
+    mountpoint: Option<&Path>,
+) -> Result<Directories, Failure> {
     let mounts = MountTable::read().map_err(|error| {
         let message = format!("cannot read /proc/self/mountinfo: {error}; is /proc mounted?");
         Failure::new(Exit::Internal, message)
     })?;
     let backing = check_backing(backing, &mounts)?;
-    let mountpoint = check_mountpoint(mountpoint, &mounts)?;
+    let mountpoint = match mountpoint {
+        Some(given) => check_mountpoint(given, &mounts)?,
+        None => backing.clone(),
+    };
     check_apart(&backing, &mountpoint)?;
     Ok(Directories {
         backing,
@@ -37,7 +44,10 @@ fn check_backing(given: &Path, mounts: &MountTable) -> Result<PathBuf, Failure> 
     let unusable = |error| fail(cannot_be_used("BACKING", given, &error));
     let path = match resolve(given, mounts).map_err(unusable)? {
         Place::Outside(path) => path,
-        Place::Root(mount) | Place::Inside(mount) => {
+        Place::Root(mount) if mounts.is_in_place(&mount) => {
+            return Err(mounted_in_place(given, &mount, mounts));
+        }
+        Place::Root(mount) | Place::Inside(mount, _) => {
             return Err(fail(format!(
                 "BACKING {} is inside the latchfs mount at {}; give the directory behind that \
                  mount, or another one",
@@ -80,8 +90,8 @@ fn check_mountpoint(given: &Path, mounts: &MountTable) -> Result<PathBuf, Failur
     let unusable = |error| fail(cannot_be_used("MOUNTPOINT", given, &error));
     let path = match resolve(given, mounts).map_err(unusable)? {
         Place::Outside(path) => path,
-        Place::Root(mount) => return Err(fail(already_mounted(given, &mount))),
-        Place::Inside(mount) => {
+        Place::Root(mount) => return Err(fail(already_mounted(given, &mount, mounts))),
+        Place::Inside(mount, _) => {
             return Err(fail(format!(
                 "MOUNTPOINT {} is inside the latchfs mount at {}; choose a directory outside it",
                 given.display(),
@@ -95,9 +105,25 @@ fn check_mountpoint(given: &Path, mounts: &MountTable) -> Result<PathBuf, Failur
     Ok(path)
 }
 
-fn already_mounted(given: &Path, mount: &Mount) -> String {
+/// What to say of a BACKING that lies beneath a mount of itself.
+fn mounted_in_place(given: &Path, mount: &Mount, mounts: &MountTable) -> Failure {
+    match daemon_of(mount, mounts) {
+        Some(pid) => Failure::new(
+            Exit::Busy,
+            format!(
+                "{} is already served in place by another latchfs (pid {pid}); to unmount that one, \
+                 run: latchfs umount {}",
+                given.display(),
+                shell_word(given)
+            ),
+        ),
+        None => Failure::new(Exit::Mountpoint, already_mounted(given, mount, mounts)),
+    }
+}
+
+fn already_mounted(given: &Path, mount: &Mount, mounts: &MountTable) -> String {
     let (point, word) = (given.display(), shell_word(given));
-    match serving_pid(&mount.source) {
+    match daemon_of(mount, mounts) {
         Some(_) => format!(
             "MOUNTPOINT {point} is already a latchfs mount, of {}; choose another directory, or \
              run: latchfs umount {word}",
@@ -117,11 +143,14 @@ fn already_mounted(given: &Path, mount: &Mount) -> String {
 fn check_apart(backing: &Path, mountpoint: &Path) -> Result<(), Failure> {
     let fail = |what: String| Err(Failure::new(Exit::Mountpoint, what));
     let (back, point) = (backing.display(), mountpoint.display());
+    if mountpoint == Path::new("/") {
+        return fail(
+            "/ cannot be a MOUNTPOINT: programs that run already would not see the mount"
+                .to_owned(),
+        );
+    }
     if is_same(backing, mountpoint) {
-        return fail(format!(
-            "mounting a directory over itself is not supported yet; choose another MOUNTPOINT \
-             than {point}"
-        ));
+        return Ok(());
     }
     if is_inside(mountpoint, backing) {
         return fail(format!(
@@ -200,7 +229,7 @@ mod tests {
         }
 
         fn check(&self, backing: &str, mountpoint: &str) -> Result<Directories, Failure> {
-            directories(&self.dir.join(backing), &self.dir.join(mountpoint))
+            directories(&self.dir.join(backing), Some(&self.dir.join(mountpoint)))
         }
 
         fn refuses(&self, backing: &str, mountpoint: &str, exit: Exit, words: &str) {
@@ -261,18 +290,49 @@ mod tests {
         symlink("backing/sub", scene.dir.join("link")).unwrap();
         scene.refuses(
             "backing",
-            "backing",
-            Exit::Mountpoint,
-            "over itself is not supported yet",
-        );
-        scene.refuses(
-            "backing",
             "backing/sub",
             Exit::Mountpoint,
             "is inside BACKING",
         );
         scene.refuses("backing", "link", Exit::Mountpoint, "is inside BACKING");
         scene.refuses("backing/sub", "backing", Exit::Mountpoint, "would hide it");
+    }
+
+    #[test]
+    fn a_directory_may_be_mounted_in_place() {
+        let scene = Scene::new();
+        symlink("backing", scene.dir.join("link")).unwrap();
+        let backing = scene.dir.join("backing");
+        for point in ["backing", "link", "point/../backing"] {
+            let found = scene.check("backing", point).unwrap();
+            assert_eq!(
+                (found.backing, found.mountpoint),
+                (backing.clone(), backing.clone())
+            );
+        }
+        let found = directories(&scene.dir.join("link"), None).unwrap();
+        assert_eq!(
+            (found.backing, found.mountpoint),
+            (backing.clone(), backing)
+        );
+        let failure = directories(Path::new("/"), None).unwrap_err();
+        assert_eq!(failure.exit, Exit::Mountpoint, "{}", failure.message);
+    }
+
+    #[test]
+    fn a_directory_mounted_in_place_is_not_mounted_again() {
+        let scene = Scene::new();
+        let dir = scene.dir.join("backing");
+        let shown = dir.display();
+        let line = format!("1 0 0:1 / {shown} rw - fuse.latchfs {shown} rw\n");
+        let failure = check_backing(&dir, &MountTable::parse(line.as_bytes())).unwrap_err();
+        // Nobody serves this made-up mount.
+        assert_eq!(failure.exit, Exit::Mountpoint);
+        assert!(
+            failure.message.contains("latchfs umount"),
+            "{}",
+            failure.message
+        );
     }
 
     #[test]

@@ -129,6 +129,12 @@ impl Heard {
     }
 }
 
+/// Gives the process the name by which ps, pgrep and [`super::served`] know it, whatever file was
+/// executed (`/proc/self/exe`, for a daemon).
+pub(super) fn take_name() {
+    let _ = rustix::thread::set_name(c"latchfs");
+}
+
 /// The daemon's side: its line to the process that waits for it.
 pub(super) struct Reporter {
     /// Nobody listens any more, and stdout is no longer the pipe.
@@ -141,8 +147,7 @@ impl Reporter {
         // It fails for the leader of a process group, which has what it needs already or was
         // started by hand.
         let _ = rustix::process::setsid();
-        // Or ps and pgrep would call us "exe", by the file that was executed.
-        let _ = rustix::thread::set_name(c"latchfs");
+        take_name();
         Self {
             done: AtomicBool::new(false),
         }

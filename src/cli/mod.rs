@@ -18,6 +18,7 @@ mod options;
 mod plan;
 mod recover;
 mod resolve;
+mod served;
 mod umount;
 mod values;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::args::MountArgs;
 use super::daemon::{self, Reporter};
-use super::exit::{Exit, Failure, complain};
+use super::exit::{Exit, Failure, complain, shell_word};
 use super::logging::{self, Destination};
 use super::plan::Plan;
 use crate::config::MountConfig;
@@ -33,17 +33,36 @@ fn run_in_foreground(plan: Plan) -> Result<(), Failure> {
         None => Destination::Stderr,
     };
     logging::start(destination, plan.verbose);
+    daemon::take_name();
     let config = plan.config.clone();
-    serve(config, || log::info!("mounted {}", describe(&plan.config)))
-        .map_err(|error| failure(&error, &plan.config))
+    let bypass = bypass_warning(&plan.config);
+    let ready = || {
+        log::info!("mounted {}", describe(&plan.config));
+        if let Some(warning) = &bypass {
+            log::warn!("{warning}");
+        }
+    };
+    serve(config, ready).map_err(|error| failure(&error, &plan.config))
 }
 
 fn run_in_background(plan: &Plan) -> Result<(), Failure> {
     daemon::start(plan)?;
+    if let Some(warning) = bypass_warning(&plan.config) {
+        complain(&format!("warning: {warning}"));
+    }
     if plan.log_file.is_none() && !logging::has_syslog() {
         complain("warning: there is no syslog here, so messages are lost; use --log-file PATH");
     }
     Ok(())
+}
+
+/// A mount in place is only seen by path: what stands in the directory already goes on beside it.
+fn bypass_warning(config: &MountConfig) -> Option<String> {
+    let here = std::env::current_dir().ok()?;
+    (config.backing == config.mountpoint && here.starts_with(&config.mountpoint)).then(|| {
+        let here = shell_word(&here);
+        format!("this shell is still in the directory beneath the mount; enter it: cd {here}")
+    })
 }
 
 /// Whatever happens here is told to the process that started the daemon, as long as it listens.

@@ -130,15 +130,30 @@ impl MountTable {
         })
     }
 
-    /// Whether several latchfs filesystems, dead ones included, name this BACKING.
-    pub(super) fn is_ambiguous(&self, backing: &Path) -> bool {
-        let devices: HashSet<&str> = self
-            .mounts
+    /// All mounts of the filesystem that this is a mount of: bind mounts, and the copies that mount
+    /// propagation makes (mount_namespaces(7)).
+    pub(super) fn of_same_filesystem<'a>(
+        &'a self,
+        mount: &'a Mount,
+    ) -> impl Iterator<Item = &'a Mount> {
+        self.mounts
             .iter()
-            .filter(|mount| mount.is_latchfs() && mount.source == backing)
-            .map(|mount| mount.device.as_str())
-            .collect();
-        devices.len() > 1
+            .filter(|other| other.device == mount.device)
+    }
+
+    /// Whether it covers its own BACKING.
+    pub(super) fn is_in_place(&self, mount: &Mount) -> bool {
+        self.of_same_filesystem(mount)
+            .any(|other| other.is_latchfs() && other.point == other.source)
+    }
+
+    /// Where this BACKING is shown: a mount of this device, if that is known.
+    pub(super) fn latchfs_of(&self, backing: &Path, device: Option<&str>) -> Option<&Mount> {
+        self.mounts.iter().find(|mount| {
+            mount.is_latchfs()
+                && mount.source == backing
+                && device.is_none_or(|device| mount.device == device)
+        })
     }
 }
 
@@ -233,11 +248,28 @@ garbage
     }
 
     #[test]
-    fn two_filesystems_of_one_backing_are_ambiguous_but_a_bind_mount_is_not() {
+    fn the_filesystems_of_one_backing_are_told_by_their_devices() {
         let table = MountTable::parse(TABLE);
-        assert!(table.is_ambiguous(Path::new("/one")));
-        assert!(!table.is_ambiguous(Path::new("/two")));
-        assert!(!table.is_ambiguous(Path::new("/none")));
+        let of = |backing: &str, device| table.latchfs_of(Path::new(backing), device);
+        assert_eq!(of("/one", Some("0:57")).unwrap().id, 45);
+        assert_eq!(of("/two", None).unwrap().id, 42);
+        assert_eq!(of("/two", Some("0:57")), None);
+        let bound = of("/two", None).unwrap();
+        let all: Vec<u64> = table.of_same_filesystem(bound).map(|m| m.id).collect();
+        assert_eq!(all, [42, 46]);
+    }
+
+    #[test]
+    fn a_mount_over_its_own_backing_is_in_place_wherever_it_is_bound() {
+        let table = MountTable::parse(
+            b"1 0 0:1 / /data rw - fuse.latchfs /data rw\n\
+              2 0 0:1 / /bind rw - fuse.latchfs /data rw\n\
+              3 0 0:2 / /m rw - fuse.latchfs /b rw\n",
+        );
+        for (point, expected) in [("/data", true), ("/bind", true), ("/m", false)] {
+            let mount = table.mounted_at(Path::new(point)).unwrap();
+            assert_eq!(table.is_in_place(mount), expected, "{point}");
+        }
     }
 
     #[test]

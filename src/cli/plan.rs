@@ -27,7 +27,7 @@ impl Plan {
     /// Settles what was asked for, or says why it cannot be done. Changes nothing.
     pub(super) fn new(args: &MountArgs, verbose: u8) -> Result<Self, Failure> {
         let options = MountOptions::parse(&args.options)?;
-        let directories = checks::directories(&args.backing, &args.mountpoint)?;
+        let directories = checks::directories(&args.backing, args.mountpoint.as_deref())?;
         if let Some(source) = &options.source {
             check_source(source, &args.backing, &directories.backing)?;
         }

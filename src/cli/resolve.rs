@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use super::mounts::{Mount, MountTable};
 
 /// As many symbolic links as the kernel follows in one path.
-const MAX_LINKS: u32 = 40;
+pub(super) const MAX_LINKS: u32 = 40;
 
 /// Where a path leads.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,8 +21,9 @@ pub(super) enum Place {
     Outside(PathBuf),
     /// At the root of a latchfs mount.
     Root(Mount),
-    /// Into a latchfs mount. What is beyond its root was not looked at.
-    Inside(Mount),
+    /// Into a latchfs mount, with the way from its root, which was not looked at: it may have `..`
+    /// and symbolic links in it.
+    Inside(Mount, PathBuf),
 }
 
 /// Resolves `path`, relative to the current directory.
@@ -54,7 +55,7 @@ pub(super) fn resolve_from(base: &Path, path: &Path, mounts: &MountTable) -> io:
             return Ok(if todo.is_empty() {
                 Place::Root(mount)
             } else {
-                Place::Inside(mount)
+                Place::Inside(mount, todo.iter().collect())
             });
         }
         if next.symlink_metadata()?.is_symlink() {
@@ -77,7 +78,7 @@ pub(super) fn resolve_from(base: &Path, path: &Path, mounts: &MountTable) -> io:
 }
 
 /// The names of a path, `..` among them, without `.` and the leading slash.
-fn components(path: &Path) -> VecDeque<OsString> {
+pub(super) fn components(path: &Path) -> VecDeque<OsString> {
     path.components()
         .filter(|component| matches!(component, Component::Normal(_) | Component::ParentDir))
         .map(|component| component.as_os_str().to_owned())
@@ -131,7 +132,7 @@ mod tests {
         for path in ["mounted/below", "to_mount/does/not/matter"] {
             let place = resolve_from(&dir, Path::new(path), &mounts).unwrap();
             assert!(
-                matches!(place, Place::Inside(mount) if mount.id == 1),
+                matches!(place, Place::Inside(mount, _) if mount.id == 1),
                 "{path}"
             );
         }

@@ -1,23 +1,22 @@
 //! `latchfs umount`: asks the daemon to finish and go, and waits until it has.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use clap::Parser as _;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::args::{self, Cli, MountArgs, UmountArgs};
+use super::args::UmountArgs;
 use super::exit::{Exit, Failure, one_line, shell_word};
 use super::logging::{self, Destination};
 use super::mounts::{Mount, MountTable};
 use super::plan::daemon_unmount_timeout;
-use super::resolve::{Place, resolve, resolve_from};
-use crate::backing::store::serving_pid;
+use super::resolve::{Place, resolve};
+use super::served::{daemon_of, mount_args};
 use crate::config::DEFAULT_UNMOUNT_TIMEOUT;
 
 /// What a daemon gets beyond its own unmount timeout before it counts as stuck.
@@ -57,7 +56,7 @@ fn find(given: &Path, mounts: &MountTable) -> Result<Mount, Failure> {
     let path = given.display();
     match resolve(given, mounts) {
         Ok(Place::Root(mount)) => Ok(mount),
-        Ok(Place::Inside(mount)) => {
+        Ok(Place::Inside(mount, _)) => {
             let word = shell_word(&mount.point);
             fail(format!(
                 "{path} is inside a latchfs mount; run: latchfs umount {word}"
@@ -97,8 +96,13 @@ struct Daemon {
 impl Daemon {
     /// The daemon of this mount, if it lives.
     fn of(mount: &Mount) -> Result<Option<Self>, Failure> {
-        let find = || Pid::from_raw(i32::try_from(serving_pid(&mount.source)?).ok()?);
-        let Some(pid) = find() else { return Ok(None) };
+        let find = |mounts: &MountTable| {
+            let pid = daemon_of(mount, mounts)?;
+            Pid::from_raw(i32::try_from(pid).ok()?)
+        };
+        let Some(pid) = find(&read_table()?) else {
+            return Ok(None);
+        };
         let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
             Err(Errno::SRCH) => return Ok(None),
@@ -108,51 +112,15 @@ impl Daemon {
             }
         };
         // Only a process that still serves BACKING after it was opened is surely the one meant.
-        if find() != Some(pid) {
-            return Ok(None);
-        }
-        let daemon = Self { pid, pidfd };
-        // A mount whose daemon died may have been followed by another one of the same BACKING.
-        if read_table()?.is_ambiguous(&mount.source) && !daemon.serves(mount) {
-            return Ok(None);
-        }
-        Ok(Some(daemon))
-    }
-
-    /// Whether the daemon was started to serve this mountpoint; if that cannot be told, yes.
-    fn serves(&self, mount: &Mount) -> bool {
-        let (Some(args), Ok(mounts)) = (self.args(), MountTable::read()) else {
-            return true;
-        };
-        let cwd = std::fs::read_link(self.proc("cwd")).unwrap_or_else(|_| PathBuf::from("/"));
-        match resolve_from(&cwd, &args.mountpoint, &mounts) {
-            Ok(Place::Root(found)) => found.point == mount.point,
-            Ok(Place::Inside(_) | Place::Outside(_)) => false,
-            Err(_) => true,
-        }
+        let still = find(&read_table()?) == Some(pid);
+        Ok(still.then_some(Self { pid, pidfd }))
     }
 
     fn unmount_timeout(&self) -> Duration {
-        self.args().map_or(DEFAULT_UNMOUNT_TIMEOUT, |args| {
+        let args = mount_args(self.pid.as_raw_nonzero().get().unsigned_abs());
+        args.map_or(DEFAULT_UNMOUNT_TIMEOUT, |args| {
             daemon_unmount_timeout(&args)
         })
-    }
-
-    /// The command line that it was started with.
-    fn args(&self) -> Option<MountArgs> {
-        use std::ffi::OsStr;
-        use std::os::unix::ffi::OsStrExt as _;
-        let line = std::fs::read(self.proc("cmdline")).ok()?;
-        let line = line.strip_suffix(b"\0").unwrap_or(&line);
-        let words = line.split(|byte| *byte == 0).map(OsStr::from_bytes);
-        match Cli::try_parse_from(words).ok()?.command {
-            args::Command::Mount(mount) => Some(mount),
-            args::Command::Umount(_) | args::Command::Recover(_) => None,
-        }
-    }
-
-    fn proc(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/{name}", self.pid))
     }
 
     /// Asks it to finish, and waits for its end.
@@ -291,9 +259,8 @@ mod tests {
     #[test]
     fn a_command_line_that_is_not_ours_tells_nothing() {
         let (mut child, daemon) = sleeper();
-        assert!(daemon.args().is_none());
+        assert!(mount_args(child.id()).is_none());
         assert_eq!(daemon.unmount_timeout(), DEFAULT_UNMOUNT_TIMEOUT);
-        assert!(daemon.serves(&some_mount()));
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -265,6 +265,9 @@ impl Engine {
     /// the mount are told from others in `/proc`.
     pub fn set_device(&self, device: u64) {
         let _ = self.device.set(device);
+        if let Some(Err(errno)) = self.store.as_ref().map(|store| store.announce(device)) {
+            log::warn!(".latchfs/lock can't name the mount: {errno}");
+        }
     }
 
     /// Gives the engine the kernel's cache of a mount.

@@ -5,7 +5,7 @@ use super::wire::Device;
 use crate::backing::kept::{KEPT_MAX_AGE, KEPT_MAX_SIZE, Limits};
 use crate::backing::recover::recover;
 use crate::backing::store::{OpenError, Store};
-use crate::backing::{Dir, Errno};
+use crate::backing::{Dir, Errno, identity};
 use crate::config::{DEFAULT_LOCK_TIMEOUT, MountConfig};
 use crate::engine::{Engine, Settings};
 use crate::owner::Proc;
@@ -93,6 +93,7 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
     let root = Dir::open_root(&config.backing).map_err(backing)?;
     let (settings, configuration) =
         settings(&config, &root).map_err(|e| ServeError::new(ServeErrorKind::Configuration, e))?;
+    change_directory(&config.mountpoint, &root).map_err(backing)?;
     let store = open_store(&config, &root)?;
     let engine = Engine::new(root, store, settings, Box::new(Proc)).map_err(backing)?;
     engine.prune_kept();
@@ -222,6 +223,19 @@ fn reload(config: &MountConfig, engine: &Engine) {
             info!("the configuration was read again: {path}");
         }
         Err(error) => error!("{error}; the configuration stays as it was"),
+    }
+}
+
+/// Leaves the directory that the program was started in, which is the user's.
+///
+/// For where to: a mount in place covers BACKING, so that no path leads there any more but
+/// `/proc/PID/cwd` of this process, by which other commands find it (`cli::served`).
+fn change_directory(mountpoint: &Path, root: &Dir) -> Result<(), Errno> {
+    let covered = rustix::fs::stat(mountpoint)?;
+    if identity(&covered) == identity(&root.stat()?) {
+        rustix::process::fchdir(root)
+    } else {
+        rustix::process::chdir("/")
     }
 }
 

@@ -206,8 +206,9 @@ impl Mount {
     pub fn daemon(&self) -> u32 {
         fs::read_to_string(self.backing.join(".latchfs/lock"))
             .expect("the lock file")
-            .trim()
-            .parse()
+            .lines()
+            .next()
+            .and_then(|pid| pid.parse().ok())
             .expect("a pid")
     }
 
@@ -325,7 +326,7 @@ impl Drop for Mount {
         if self.is_mounted() {
             let daemon = fs::read_to_string(self.backing.join(".latchfs/lock"))
                 .ok()
-                .and_then(|pid| pid.trim().parse::<u32>().ok());
+                .and_then(|pid| pid.lines().next()?.parse::<u32>().ok());
             if failing {
                 abort(&self.point);
                 detach(&self.point);

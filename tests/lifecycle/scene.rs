@@ -198,7 +198,7 @@ impl Drop for Scene {
 
 fn daemon_of(backing: &Path) -> Option<u32> {
     let lock = fs::read_to_string(backing.join(".latchfs/lock")).ok()?;
-    lock.trim().parse().ok()
+    lock.lines().next()?.parse().ok()
 }
 
 fn is_latchfs(pid: u32) -> bool {
