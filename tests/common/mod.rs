@@ -33,6 +33,7 @@ pub struct Options {
     args: Vec<String>,
     user: User,
     backing: Option<PathBuf>,
+    in_place: bool,
 }
 
 /// The options of a mount: by root, with the defaults but for a lock timeout of 30 s, so that a
@@ -42,6 +43,7 @@ pub fn options() -> Options {
         args: vec![],
         user: User::Root,
         backing: None,
+        in_place: std::env::var_os("LATCHFS_TEST_IN_PLACE").is_some(),
     }
 }
 
@@ -64,6 +66,12 @@ impl Options {
         self
     }
 
+    /// Mounts the directory over itself. The tests see it behind the mount all the same.
+    pub fn in_place(mut self) -> Self {
+        self.in_place = true;
+        self
+    }
+
     /// Mounts.
     pub fn mount(self) -> Mount {
         Mount::new(self)
@@ -82,6 +90,8 @@ pub struct Mount {
     point: PathBuf,
     user: User,
     options: Options,
+    /// Leads to BACKING although it is covered, for a mount in place.
+    _beneath: Option<fs::File>,
 }
 
 impl Mount {
@@ -107,7 +117,16 @@ impl Mount {
                 std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("chown");
             }
         }
+        let (mut backing, mut point, mut beneath) = (backing, point, None);
+        if options.in_place {
+            use std::os::fd::AsRawFd;
+            let held = fs::File::open(&backing).expect("BACKING");
+            let way = format!("/proc/{}/fd/{}", std::process::id(), held.as_raw_fd());
+            point = std::mem::replace(&mut backing, way.into());
+            beneath = Some(held);
+        }
         let mount = Self {
+            _beneath: beneath,
             backing,
             point,
             user: options.user,
@@ -143,7 +162,10 @@ impl Mount {
             command.arg("--lock-timeout=30s");
         }
         command.args(&self.options.args);
-        command.arg(&self.backing).arg(&self.point);
+        if !self.options.in_place {
+            command.arg(&self.backing);
+        }
+        command.arg(&self.point);
         finish(command.stdin(Stdio::null()))
     }
 

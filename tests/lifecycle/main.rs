@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod in_place;
 mod logging;
 mod mounting;
 mod paths;
