@@ -315,7 +315,7 @@ mod tests {
             (found.backing, found.mountpoint),
             (backing.clone(), backing)
         );
-        let failure = directories(Path::new("/"), None).unwrap_err();
+        let failure = check_apart(Path::new("/"), Path::new("/")).unwrap_err();
         assert_eq!(failure.exit, Exit::Mountpoint, "{}", failure.message);
     }
 

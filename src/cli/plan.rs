@@ -36,7 +36,9 @@ impl Plan {
             .map(|path| absolute_log_file(path, &directories))
             .transpose()?;
         let config_file = args.config.as_ref().or(options.config.as_ref());
-        let config_file = config_file.map(|path| absolute(path)).transpose()?;
+        let config_file = config_file
+            .map(|path| absolute_config_file(path, &directories))
+            .transpose()?;
         let Directories {
             backing,
             mountpoint,
@@ -163,10 +165,20 @@ fn check_source(source: &Path, given: &Path, resolved: &Path) -> Result<(), Fail
     )))
 }
 
-/// The daemon has another current directory.
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path)
-        .map_err(|error| Failure::usage(format!("{} cannot be used: {error}", path.display())))
+/// The daemon has another current directory, and must never wait for itself to read it again.
+fn absolute_config_file(path: &Path, directories: &Directories) -> Result<PathBuf, Failure> {
+    let unusable = |why: &dyn std::fmt::Display| {
+        Failure::usage(format!("{} cannot be used: {why}", path.display()))
+    };
+    let absolute = std::path::absolute(path).map_err(|error| unusable(&error))?;
+    // A file that is missing is for those to tell of who read it.
+    if real_location(&absolute).is_ok_and(|real| real.starts_with(&directories.mountpoint)) {
+        return Err(unusable(
+            &"it would be inside the mount; choose a path outside MOUNTPOINT, or have it as \
+              .latchfs/config.toml in BACKING and leave --config out",
+        ));
+    }
+    Ok(absolute)
 }
 
 /// The daemon has another current directory, and must never wait for itself to write a message.
