@@ -48,6 +48,19 @@ pub enum Validation {
     },
 }
 
+impl Validation {
+    /// What it asks for, in words.
+    pub fn wanted(&self) -> &str {
+        match self {
+            Self::None => "anything",
+            Self::Json => "valid JSON",
+            Self::JsonLines => "valid JSON in every line",
+            Self::Csv => "valid CSV",
+            Self::Command { .. } => "accepted",
+        }
+    }
+}
+
 /// What the rules say of a file; `None` where they say nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {

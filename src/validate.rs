@@ -65,7 +65,51 @@ pub fn check(
     }
 }
 
+/// Passes text on, and fails where it is not UTF-8: serde_json does not look at strings that nobody
+/// asks for.
+struct Utf8<R> {
+    from: R,
+    /// The beginning of a character whose rest has not been read.
+    begun: Vec<u8>,
+    line: usize,
+    column: usize,
+}
+
+impl<R: Read> Read for Utf8<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.from.read(buffer)?;
+        self.begun.extend_from_slice(&buffer[..read]);
+        let (valid, broken) = match std::str::from_utf8(&self.begun) {
+            Ok(text) => (text.len(), false),
+            Err(error) => {
+                let cut_off = error.error_len().is_none() && read > 0;
+                (error.valid_up_to(), !cut_off)
+            }
+        };
+        for byte in self.begun.drain(..valid) {
+            match byte {
+                b'\n' => (self.line, self.column) = (self.line + 1, 0),
+                _ => self.column += 1,
+            }
+        }
+        match broken {
+            true => Err(std::io::Error::other(Invalid::At {
+                line: self.line,
+                column: self.column + 1,
+                what: String::from("not UTF-8"),
+            })),
+            false => Ok(read),
+        }
+    }
+}
+
 fn json(content: impl Read) -> Result<(), CheckError> {
+    let content = Utf8 {
+        from: content,
+        begun: Vec::new(),
+        line: 1,
+        column: 0,
+    };
     let mut document = serde_json::Deserializer::from_reader(BufReader::new(content));
     let read = serde::Deserialize::deserialize(&mut document);
     read.and_then(|IgnoredAny| document.end())
@@ -74,7 +118,10 @@ fn json(content: impl Read) -> Result<(), CheckError> {
 
 fn json_error(error: serde_json::Error, lines_before: usize) -> CheckError {
     if error.is_io() {
-        return CheckError::Io(error.into());
+        return match std::io::Error::from(error).downcast::<Invalid>() {
+            Ok(invalid) => invalid.into(),
+            Err(error) => error.into(),
+        };
     }
     let place = format!(" at line {} column {}", error.line(), error.column());
     let text = error.to_string();
@@ -97,6 +144,15 @@ fn json_lines(content: impl Read) -> Result<(), CheckError> {
             return Ok(());
         }
         let document = line.trim_ascii_end();
+        if std::str::from_utf8(document).is_err() {
+            let (line, what) = (number + 1, String::from("not UTF-8"));
+            return Err(Invalid::At {
+                line,
+                column: 1,
+                what,
+            }
+            .into());
+        }
         if !document.is_empty() {
             serde_json::from_slice::<IgnoredAny>(document).map_err(|e| json_error(e, number))?;
         }
@@ -241,6 +297,25 @@ mod tests {
             let said = json(content).expect_err(content);
             assert!(said.starts_with(expected), "{content}: {said}");
         }
+    }
+
+    #[test]
+    fn json_is_utf_8() {
+        let json = |content: &[u8]| verdict(&Validation::Json, content);
+        // A character across the end of what is read at once.
+        for spaces in 8185..8195 {
+            let text = format!("{}\"\u{20ac}\u{1f600}\"", " ".repeat(spaces));
+            assert_eq!(json(text.as_bytes()), Ok(()), "{spaces}");
+        }
+        for (content, place) in [
+            (&b"[1,\n \"\xff\"]"[..], "line 2, column 3: not UTF-8"),
+            (b"\"\xe2\x82", "line 1, column 2: not UTF-8"),
+            (b"\"\xe2\x82\"", "line 1, column 2: not UTF-8"),
+        ] {
+            assert_eq!(json(content), Err(place.to_owned()));
+        }
+        let lines = verdict(&Validation::JsonLines, b"{}\n\"\xff\"\n");
+        assert_eq!(lines, Err(String::from("line 2, column 1: not UTF-8")));
     }
 
     #[test]

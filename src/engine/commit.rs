@@ -6,15 +6,17 @@
 
 use super::transaction::{Continuation, Phase, Postponed, Transaction};
 use super::tree::{Key, Name};
+use super::validation::Refusal;
 use super::version::Version;
 use super::{Engine, State};
+use crate::backing::kept::Kind;
 use crate::backing::shadow::{self, Shadow};
 use crate::backing::{Dir, Errno, Identity, Stat, identity};
 use crate::config::Durability;
 use crate::rules::Treatment;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use log::{debug, error};
+use log::{debug, error, warn};
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -81,7 +83,19 @@ impl Engine {
             self.rolled_back(transaction, &reason, true);
             return self.end(transaction, Err(Errno::IO), None);
         }
-        match self.commit(transaction) {
+        let shadow = match self.materialize(transaction) {
+            Ok(shadow) => shadow,
+            Err(errno) => {
+                self.failed(transaction, errno, "the commit failed");
+                return self.end(transaction, Err(errno), None);
+            }
+        };
+        if let Err(Refusal { errno, reason }) = self.validate(transaction, &shadow) {
+            self.count(&self.counters.refused);
+            self.keep_aside(transaction, Kind::Refused, &reason);
+            return self.end(transaction, Err(errno), None);
+        }
+        match self.commit(transaction, &shadow) {
             Ok(version) => self.end(transaction, Ok(()), Some(version)),
             Err(Failed {
                 errno,
@@ -153,7 +167,7 @@ impl Engine {
     }
 
     fn sync_transaction(self: &Arc<Self>, transaction: &Arc<Transaction>) -> Result<(), Errno> {
-        self.materialize(transaction)?;
+        let shadow = self.materialize(transaction)?;
         {
             // From here on the shadow is a version: the next write makes a new one.
             let _writing = transaction.writing.write();
@@ -161,7 +175,18 @@ impl Engine {
             inner.published = true;
             inner.dirty = false;
         }
-        let result = self.commit(transaction);
+        if let Err(Refusal { errno, reason }) = self.validate(transaction, &shadow) {
+            warn!(
+                "{}: not committed at an fsync by pid {} ({}): {reason}; the close decides",
+                self.path_of(transaction.inode),
+                transaction.writer.process,
+                transaction.writer.program
+            );
+            // Not spoilt: what it lacks may still be written.
+            transaction.inner.lock().take_back();
+            return Err(errno);
+        }
+        let result = self.commit(transaction, &shadow);
         let mut inner = transaction.inner.lock();
         match result {
             Ok(version) => {
@@ -169,10 +194,9 @@ impl Engine {
                 Ok(())
             }
             Err(Failed { errno, published }) => {
-                if published.is_none() && inner.published {
-                    // It belongs to no version after all: its end may keep it aside.
-                    inner.published = false;
-                    inner.dirty = true;
+                if published.is_none() {
+                    // Its end may keep it aside.
+                    inner.take_back();
                 }
                 if inner.detached.is_some() {
                     return Ok(());
@@ -197,13 +221,12 @@ impl Engine {
     ///
     /// # Errors
     /// `ESTALE` if the name is no longer the file; what the disk says.
-    fn commit(self: &Arc<Self>, transaction: &Arc<Transaction>) -> Result<Arc<Version>, Failed> {
-        let shadow = transaction.inner.lock().shadow.clone();
-        let shadow = match shadow {
-            Some(shadow) => shadow,
-            None => self.materialize(transaction)?,
-        };
-        self.take_over_attributes_early(transaction, &shadow)?;
+    fn commit(
+        self: &Arc<Self>,
+        transaction: &Arc<Transaction>,
+        shadow: &Shadow,
+    ) -> Result<Arc<Version>, Failed> {
+        self.take_over_attributes_early(transaction, shadow)?;
         let treatment = self.treatment_of_transaction(transaction);
         if treatment.durability != Durability::None {
             rustix::fs::fsync(shadow.file())?;
@@ -214,7 +237,7 @@ impl Engine {
             let appears = inode.is_some_and(|inode| inode.is_provisional());
             (inode.map(|inode| inode.current), appears)
         };
-        let published = self.publish(transaction, &shadow)?;
+        let published = self.publish(transaction, shadow)?;
         if appears {
             // Its directories are changed by this, not by the CREATE that the kernel knows of.
             let names = self.state.lock().names_of(transaction.inode);

@@ -9,7 +9,8 @@
 //! - [`direct`]: files without versions. [`io`]: read, write and their kin on open handles.
 //!   [`attributes`]: stat, chmod, xattrs.
 //! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not;
-//!   [`in_place`] where it has to keep its inode; [`aside`]: what becomes of it if it does not.
+//!   [`in_place`] where it has to keep its inode; [`validation`]: what it must be; [`aside`]: what
+//!   becomes of it if it does not.
 //!   [`locks`]: flock(2) and fcntl(2).
 //! - [`lookup`]: names to node ids, listings. [`names`]: rename, unlink and link.
 //!   [`make`]: mkdir, mknod, symlink.
@@ -33,6 +34,7 @@ mod redirect;
 pub mod superseded;
 pub mod transaction;
 pub mod tree;
+mod validation;
 pub mod version;
 pub mod waiting;
 
@@ -178,6 +180,8 @@ pub struct Counters {
     pub commits: AtomicU64,
     /// Transactions rolled back: their writer died, or a write failed.
     pub rollbacks: AtomicU64,
+    /// Versions that were not what they must be.
+    pub refused: AtomicU64,
     /// Transactions whose file lost its name meanwhile.
     pub detached: AtomicU64,
 }

@@ -254,6 +254,15 @@ impl Inner {
         self.shadow.clone().filter(|_| !self.published)
     }
 
+    /// What was to be published belongs to no version after all, unless a write has made a next
+    /// shadow meanwhile.
+    pub fn take_back(&mut self) {
+        if self.published {
+            self.published = false;
+            self.dirty = true;
+        }
+    }
+
     /// A write by `tid` of `process` reached it.
     pub fn wrote(&mut self, tid: u32, process: u32) {
         self.dirty = true;
