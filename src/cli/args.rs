@@ -44,11 +44,92 @@ pub(super) enum Command {
     #[command(alias = "unmount", after_help = exit::help_table())]
     Umount(UmountArgs),
 
+    /// Versions that could not become the file: list, show, restore, purge
+    ///
+    /// Refused, rolled back, detached and conflicting versions are kept in BACKING/.latchfs/kept, which
+    /// is open to the user whose daemon serves BACKING, and to root.
+    #[command(subcommand, after_help = exit::help_table())]
+    Kept(KeptCommand),
+
     /// Put right what a killed daemon left in BACKING, and say what was done
     ///
     /// The next mount does the same by itself before it serves, unless it is read-only.
     #[command(after_help = exit::help_table())]
     Recover(RecoverArgs),
+}
+
+/// PATH is BACKING, the mountpoint, or something below either, which then limits it to versions of
+/// that file or directory. Of an ID its beginning is enough.
+#[derive(Debug, Subcommand)]
+pub(super) enum KeptCommand {
+    /// Which versions are kept: when, how large, why, and of which file
+    List {
+        /// BACKING, the mountpoint, or something below either
+        #[arg(default_value = ".")]
+        path: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// All that is known of one, or its bytes
+    Show {
+        /// BACKING, the mountpoint, or something below either
+        path: PathBuf,
+        /// Its ID, or as much of it as no other begins with
+        id: String,
+        /// Write the bytes to standard output
+        #[arg(long, conflicts_with = "json")]
+        data: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Make one the file again, through the mount if there is one; it stays kept until it is purged
+    ///
+    /// A file that was changed since, or has the name of one that was removed, is not replaced
+    /// without --force. It keeps its owner and mode; one that is made gets those of the version.
+    Restore(KeptRestoreArgs),
+
+    /// Remove some, or all
+    Purge(KeptPurgeArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct KeptRestoreArgs {
+    /// BACKING, the mountpoint, or something below either
+    pub(super) path: PathBuf,
+    /// Its ID, or as much of it as no other begins with
+    pub(super) id: String,
+    /// Write it to this file, not to where it was meant for
+    #[arg(long, value_name = "FILE")]
+    pub(super) to: Option<PathBuf>,
+    /// Replace also a newer file
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("which").required(true).multiple(false)))]
+pub(super) struct KeptPurgeArgs {
+    /// BACKING, the mountpoint, or something below either
+    pub(super) path: PathBuf,
+    /// Their IDs, or as much of each as no other begins with
+    #[arg(group = "which")]
+    pub(super) ids: Vec<String>,
+    /// Those kept longer ago than this: 7d, 12h
+    #[arg(long, value_name = "TIME", value_parser = any_duration, group = "which")]
+    pub(super) older_than: Option<Duration>,
+    /// All of them
+    #[arg(long, group = "which")]
+    pub(super) all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -21,6 +21,7 @@ pub(super) use crate::show::shell_word;
 /// | 7 | umount: there is no latchfs mount at MOUNTPOINT |
 /// | 8 | umount: the mount, or its daemon, is still there |
 /// | 9 | the configuration file cannot be used |
+/// | 10 | kept: there is no such version, or it cannot be restored there |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Exit {
@@ -34,10 +35,11 @@ pub(super) enum Exit {
     NotMounted = 7,
     StillMounted = 8,
     Configuration = 9,
+    Kept = 10,
 }
 
 impl Exit {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Done,
         Self::Internal,
         Self::Usage,
@@ -48,6 +50,7 @@ impl Exit {
         Self::NotMounted,
         Self::StillMounted,
         Self::Configuration,
+        Self::Kept,
     ];
 
     /// The number the process exits with.
@@ -77,6 +80,10 @@ impl Exit {
                  permitted"
             }
             Self::Configuration => "the configuration file cannot be used",
+            Self::Kept => {
+                "kept: there is no such version, or it cannot be restored: the file is newer, or \
+                 was refused"
+            }
         }
     }
 }
@@ -155,7 +162,7 @@ mod tests {
             assert_eq!(Exit::from_code(exit.code()), Some(exit));
             assert!(table.contains(&format!("\n  {number}  {}", exit.meaning())));
         }
-        assert_eq!(Exit::from_code(10), None);
+        assert_eq!(Exit::from_code(11), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod args;
 mod checks;
 mod daemon;
 mod exit;
+mod kept;
 mod logging;
 mod mount;
 mod mounts;
@@ -62,6 +63,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Mount(mount) => mount::run(mount, cli.verbose),
         Command::Umount(umount) => umount::run(umount, cli.verbose),
+        Command::Kept(command) => kept::run(command),
         Command::Recover(recover) => recover::run(recover),
     }
 }

@@ -14,6 +14,7 @@
 //!   [`locks`]: flock(2) and fcntl(2).
 //! - [`lookup`]: names to node ids, listings. [`names`]: rename, unlink and link.
 //!   [`make`]: mkdir, mknod, symlink.
+//! - [`offline`]: one file replaced where nobody serves BACKING.
 //! - [`superseded`]: how those who watch a version hear that it is not the file any more.
 
 mod aside;
@@ -29,6 +30,7 @@ pub mod make;
 mod map;
 mod name_locks;
 pub mod names;
+pub mod offline;
 pub mod open;
 mod redirect;
 pub mod superseded;

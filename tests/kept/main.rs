@@ -4,6 +4,7 @@
 mod common;
 
 mod bounds;
+mod command;
 mod reasons;
 
 use common::Mount;
