@@ -80,6 +80,8 @@ pub struct Entry {
     pub id: String,
     /// What is known of it; of a damaged one, little.
     pub record: Record,
+    /// When it was kept, by the clock of the file system: seconds and nanoseconds since the epoch.
+    pub since: (i64, i64),
     /// What stat says of its bytes.
     pub stat: Stat,
     /// What is wrong with it.
@@ -145,7 +147,7 @@ impl Kept {
         let mut entries: Vec<Entry> = names
             .filter_map(|name| self.entry(&id_of(&name, DATA)?))
             .collect();
-        entries.sort_by(|a, b| (a.record.time, &a.id).cmp(&(b.record.time, &b.id)));
+        entries.sort_by_key(|entry| (entry.record.time, entry.since));
         Ok(entries)
     }
 
@@ -168,9 +170,11 @@ impl Kept {
                 (record, Some(flaw))
             }
         };
+        let of_record = self.0.stat_at(&file_name(id, RECORD)).ok();
         Some(Entry {
             id: id.to_owned(),
             record,
+            since: since(&stat, of_record.as_ref()),
             stat,
             flaw,
         })
@@ -233,14 +237,9 @@ impl Kept {
             .into_iter()
             .filter_map(|(id, (data, record))| {
                 let data = data?;
-                // Programs set the times of their files, but not those of a record.
-                let since = match &record {
-                    Some(record) => (record.st_mtime, record.st_mtime_nsec as i64),
-                    None => (data.st_ctime, data.st_ctime_nsec as i64),
-                };
                 Some(Item {
                     id,
-                    since,
+                    since: since(&data, record.as_ref()),
                     bytes: room(&data) + record.as_ref().map_or(0, room),
                     uid: data.st_uid,
                 })
@@ -469,6 +468,15 @@ impl Keeper {
             let _ = self.used.fetch_update(set, get, fetch);
         }
         removed > 0
+    }
+}
+
+/// When a version was kept.
+fn since(data: &Stat, record: Option<&Stat>) -> (i64, i64) {
+    match record {
+        // Programs set the times of their files, but not those of a record.
+        Some(record) => (record.st_mtime, record.st_mtime_nsec as i64),
+        None => (data.st_ctime, data.st_ctime_nsec as i64),
     }
 }
 

@@ -269,7 +269,11 @@ mod tests {
         let text = include_str!("../../docs/configuration.md");
         let mut command = Cli::command();
         command.build();
-        let all = command.get_subcommands().flat_map(|c| c.get_arguments());
+        let commands = command.get_subcommands();
+        let commands: Vec<_> = commands
+            .flat_map(|c| c.get_subcommands().chain([c]))
+            .collect();
+        let all = commands.iter().flat_map(|c| c.get_arguments());
         for option in all.filter(|option| !option.is_hide_set()) {
             let Some(long) = option.get_long().filter(|long| *long != "help") else {
                 continue;

@@ -324,6 +324,7 @@ fn a_restore_waits_its_turn_and_leads_through_no_link() {
         let mut command = mount.command(LATCHFS);
         let mut waiting = command
             .args(["kept", "restore", point, &id])
+            .stdout(Stdio::null())
             .spawn()
             .expect("it");
         crate::common::wait_until_parked(waiting.id(), 1);
@@ -502,4 +503,58 @@ fn the_command_in_the_log_gets_it_back() {
         mount.bash(&format!("{LATCHFS} {command}"));
         assert_eq!(mount.read("f"), "what was lost");
     });
+}
+
+#[test]
+fn what_was_refused_is_refused_again_and_can_be_had_elsewhere() {
+    as_each_user(|mount| {
+        mount.bash(r#"echo '{"good": 1}' > f.json"#);
+        let said = mount.python(
+            "f = open('f.json', 'w'); f.write('{\"half\": ')\n\
+             try: f.close()\nexcept OSError as e: say(errno.errorcode[e.errno])",
+        );
+        assert_eq!(said, "EBADMSG\n");
+        let (record, bytes) = only(mount);
+        assert_eq!(record["kind"], "refused");
+        assert_eq!(bytes, b"{\"half\": ");
+        let reason = record["reason"].as_str().expect("a reason");
+        assert!(reason.contains("line 1"), "{reason}");
+        let id = record["id"].as_str().expect("an ID");
+        for served in [true, false] {
+            if !served {
+                mount.unmount();
+            }
+            let backing = shown(mount.backing());
+            let said = refused(mount, &["restore", backing, id], 10);
+            assert!(said.contains("--to FILE"), "{said}");
+            // The attempt is not kept once more.
+            assert_eq!(only(mount), (record.clone(), bytes.clone()));
+            assert_eq!(mount.read_behind("f.json"), "{\"good\": 1}\n");
+            let to = mount.point().with_file_name(format!("half{served}"));
+            run(mount, &["restore", backing, id, "--to", shown(&to)]);
+            assert_eq!(fs::read(to).expect("it"), bytes);
+        }
+        mount.start();
+    });
+}
+
+#[test]
+fn of_a_mount_in_place_everything_works_by_its_one_path() {
+    for user in [User::Root, User::Ordinary] {
+        let mount = options().user(user).in_place().mount();
+        mount.bash("mkdir d; echo old > d/f");
+        kill_writer(&mount, "'d/f'", "b'kept'");
+        let dir = shown(mount.point());
+        let listed = json(&mount, &["list", "--json", dir]);
+        assert_eq!(listed[0]["path"], "/d/f", "{listed}");
+        let id = listed[0]["id"].as_str().expect("an ID").to_owned();
+        assert_eq!(run(&mount, &["show", "--data", dir, &id]), "kept");
+        run(&mount, &["restore", dir, &id]);
+        assert_eq!(mount.read("d/f"), "kept");
+        run(&mount, &["purge", dir, &id]);
+        assert_eq!(
+            json(&mount, &["list", "--json", dir]),
+            serde_json::json!([])
+        );
+    }
 }

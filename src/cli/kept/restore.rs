@@ -227,8 +227,9 @@ impl Restore<'_> {
         let engine = Engine::new(root.clone(), Some(store), settings, Box::new(Alone));
         let engine = engine.map_err(unusable)?;
         let way = Path::new("/").join(&self.path);
-        engine
-            .replace_file(&way, &self.from)
+        let replaced = engine.replace_file(&way, &self.from);
+        replaced
+            .inspect_err(|_| self.forget_own())
             .map_err(|errno| match errno {
                 Errno::BADMSG => refused(format!(
                     "{} is refused: by its rule it is validated, and this version is not valid; \
