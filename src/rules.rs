@@ -99,6 +99,15 @@ pub struct Rule {
     pub origin: Origin,
 }
 
+/// A rule that matches a path.
+#[derive(Clone, Copy, Debug)]
+pub struct Matched<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// The first of its globs that matches.
+    pub glob: &'a str,
+}
+
 /// What the rules below call lock files, and are data all the same.
 const LOCKFILES_OF_PACKAGE_MANAGERS: &[&str] = &[
     "Cargo.lock",
@@ -170,8 +179,8 @@ const JSON_WITH_COMMENTS: &[&str] = &[
 #[derive(Clone, Debug)]
 pub struct Rules {
     matcher: GlobSet,
-    /// Which rule each glob of the matcher belongs to.
-    rule_of: Vec<usize>,
+    /// Which rule each glob of the matcher belongs to, and which of its globs it is.
+    origins: Vec<(usize, usize)>,
     rules: Vec<Rule>,
 }
 
@@ -221,17 +230,17 @@ impl Rules {
     /// A glob that is none.
     pub fn new(rules: Vec<Rule>) -> Result<Self, globset::Error> {
         let mut matcher = GlobSetBuilder::new();
-        let mut rule_of = Vec::new();
+        let mut origins = Vec::new();
         for (index, rule) in rules.iter().enumerate() {
-            for glob in &rule.globs {
+            for (number, glob) in rule.globs.iter().enumerate() {
                 matcher.add(compile(glob)?);
-                rule_of.push(index);
+                origins.push((index, number));
             }
         }
         let matcher = matcher.build()?;
         Ok(Self {
             matcher,
-            rule_of,
+            origins,
             rules,
         })
     }
@@ -249,27 +258,33 @@ impl Rules {
     pub fn all_atomic() -> Self {
         Self {
             matcher: GlobSet::empty(),
-            rule_of: Vec::new(),
+            origins: Vec::new(),
             rules: Vec::new(),
         }
     }
 
     /// The rules that match a path relative to the root of the mount, in order.
-    pub fn matching(&self, path: &Path) -> Vec<&Rule> {
-        let globs = self.matcher.matches(path);
-        let mut indices: Vec<usize> = globs.into_iter().map(|glob| self.rule_of[glob]).collect();
-        indices.sort_unstable();
-        indices.dedup();
-        indices
-            .into_iter()
-            .map(|index| &self.rules[index])
-            .collect()
+    pub fn matching(&self, path: &Path) -> Vec<Matched<'_>> {
+        let mut globs = self.matcher.matches(path);
+        globs.sort_unstable();
+        let mut matched: Vec<Matched<'_>> = Vec::new();
+        let mut last = None;
+        for (rule, glob) in globs.into_iter().map(|glob| self.origins[glob]) {
+            if last != Some(rule) {
+                last = Some(rule);
+                let rule = &self.rules[rule];
+                let glob = &rule.globs[glob];
+                matched.push(Matched { rule, glob });
+            }
+        }
+        matched
     }
 
     /// What they say of a file.
     pub fn settings(&self, path: &Path) -> Settings {
         let mut all = Settings::default();
-        for Rule { settings, .. } in self.matching(path) {
+        for Matched { rule, .. } in self.matching(path) {
+            let settings = &rule.settings;
             all.policy = all.policy.or(settings.policy);
             all.validate = all.validate.or_else(|| settings.validate.clone());
             all.lock_timeout = all.lock_timeout.or(settings.lock_timeout);

@@ -330,3 +330,91 @@ fn a_file_can_have_a_durability_of_its_own() {
     assert_eq!(fsyncs(&mount, "echo new > a.mid"), 1);
     assert_eq!(fsyncs(&mount, "echo new > a.dat"), 2);
 }
+
+/// Runs a command of latchfs, and returns how it ended and what it said.
+fn latchfs(mount: &Mount, args: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = mount.command(common::LATCHFS);
+    command.args(args).current_dir(mount.point());
+    let output = common::finish(&mut command);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    (output.status.code(), out, err)
+}
+
+#[test]
+fn the_rules_of_a_file_are_told_with_their_reasons() {
+    let home = Home::new();
+    for user in [User::Root, User::Ordinary] {
+        let mount = home
+            .with(
+                "durability = 'rename'\n\n[[rule]]\nmatch = ['*.csv', '*.tsv']\nvalidate = 'csv'\n",
+            )
+            .arg("--readers=snapshot")
+            .user(user)
+            .mount();
+        let file = home.0.path().join("latchfs.toml");
+        let line_of = |path: &str, key: &str| {
+            let (code, out, err) = latchfs(&mount, &["rules", path]);
+            assert_eq!(code, Some(0), "{err}");
+            let line = out.lines().find(|line| line.trim_start().starts_with(key));
+            line.expect("the setting")
+                .split_whitespace()
+                .skip(1)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        let by_file = file.display().to_string();
+        assert_eq!(
+            line_of("x.tsv", "validate"),
+            format!("csv {by_file}:3: rule for *.tsv")
+        );
+        assert_eq!(
+            line_of("not/there.json", "validate"),
+            "json built-in rule for *.json"
+        );
+        assert_eq!(line_of("app.db", "policy"), "direct built-in rule for *.db");
+        assert_eq!(line_of("x", "durability"), format!("rename {by_file}"));
+        assert_eq!(line_of("x", "readers"), "snapshot option of latchfs mount");
+        assert!(line_of("x", "lock_timeout").starts_with("30s option"));
+        assert_eq!(line_of("x", "on_conflict"), "refuse default");
+        // By its place in BACKING, too.
+        let behind = mount.behind("a.json").display().to_string();
+        assert_eq!(
+            line_of(&behind, "validate"),
+            "json built-in rule for *.json"
+        );
+        let (code, out, _) = latchfs(&mount, &["rules", "--json", "x.csv"]);
+        assert_eq!(code, Some(0));
+        let told: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        assert_eq!(told[0]["path"], "x.csv");
+        assert_eq!(told[0]["settings"]["validate"]["value"], "csv");
+    }
+}
+
+#[test]
+fn reload_says_what_is_wrong_or_has_it_applied() {
+    let home = Home::new();
+    let mount = home.with("").mount();
+    assert!(!is_direct(&mount, "a.x"));
+    home.write(
+        "latchfs.toml",
+        "[[rule]]\nmatch = '*.x'\npolicy = 'drect'\n",
+    );
+    let (code, _, err) = latchfs(&mount, &["reload", "."]);
+    assert!(
+        err.contains(":3: policy = 'drect': unknown variant"),
+        "{err}"
+    );
+    assert_eq!(code, Some(9));
+    home.write(
+        "latchfs.toml",
+        "[[rule]]\nmatch = '*.x'\npolicy = 'direct'\n",
+    );
+    let (code, out, _) = latchfs(&mount, &["reload", "."]);
+    assert!(out.contains("latchfs.toml applies to later opens"), "{out}");
+    assert_eq!(code, Some(0));
+    wait_until("it applies", || is_direct(&mount, "a.x"));
+    mount.unmount();
+    let mut command = mount.command(common::LATCHFS);
+    let output = common::finish(command.arg("reload").arg(mount.point()));
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+}

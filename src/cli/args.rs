@@ -51,6 +51,24 @@ pub(super) enum Command {
     #[command(subcommand, after_help = exit::help_table())]
     Kept(KeptCommand),
 
+    /// Say how files are treated, and by which rule
+    #[command(after_help = exit::help_table())]
+    Rules(RulesArgs),
+
+    /// Have the daemon read its configuration file again
+    ///
+    /// What has changed applies to later opens. A file that is wrong changes nothing.
+    #[command(after_help = exit::help_table())]
+    Reload(ReloadArgs),
+
+    /// Find the documents that are not what they must be
+    ///
+    /// Reads every file of which a rule says what it must be (built in: *.json must be JSON), and
+    /// tells the line and the column where it goes wrong. Waits for nobody: of a file that is being
+    /// written, it reads the last version.
+    #[command(after_help = exit::help_table())]
+    Check(CheckArgs),
+
     /// Put right what a killed daemon left in BACKING, and say what was done
     ///
     /// The next mount does the same by itself before it serves, unless it is read-only.
@@ -128,6 +146,42 @@ pub(super) struct KeptPurgeArgs {
     #[arg(long, group = "which")]
     pub(super) all: bool,
     /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RulesArgs {
+    /// Files, by their paths in the mount or in BACKING. They need not exist.
+    #[arg(required = true)]
+    pub(super) paths: Vec<PathBuf>,
+
+    /// Apply this configuration file, not that of the daemon
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+
+    /// Write JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ReloadArgs {
+    /// MOUNTPOINT, BACKING or something inside
+    pub(super) path: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckArgs {
+    /// Files and directories, in a mount or elsewhere
+    #[arg(default_value = ".")]
+    pub(super) paths: Vec<PathBuf>,
+
+    /// Apply this configuration file, not that of the daemon
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+
+    /// Write JSON
     #[arg(long)]
     pub(super) json: bool,
 }

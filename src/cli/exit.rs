@@ -12,7 +12,7 @@ pub(super) use crate::show::shell_word;
 /// | code | meaning |
 /// | ---- | ------- |
 /// | 0 | done |
-/// | 1 | internal failure |
+/// | 1 | internal failure; check: there is an invalid document |
 /// | 2 | the command line cannot be used |
 /// | 3 | BACKING cannot be used |
 /// | 4 | MOUNTPOINT cannot be used |
@@ -66,7 +66,7 @@ impl Exit {
     fn meaning(self) -> &'static str {
         match self {
             Self::Done => "done",
-            Self::Internal => "internal failure",
+            Self::Internal => "internal failure; check: there is an invalid document",
             Self::Usage => "the command line cannot be used",
             Self::Backing => "BACKING cannot be used: missing, not a directory, no permission",
             Self::Mountpoint => {

@@ -8,7 +8,9 @@
 //! path inside a latchfs mount: its daemon might not answer (`resolve`).
 
 mod args;
+mod check;
 mod checks;
+mod configured;
 mod daemon;
 mod exit;
 mod kept;
@@ -16,9 +18,12 @@ mod logging;
 mod mount;
 mod mounts;
 mod options;
+mod output;
 mod plan;
 mod recover;
+mod reload;
 mod resolve;
+mod rules;
 mod served;
 mod umount;
 mod values;
@@ -64,6 +69,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Mount(mount) => mount::run(mount, cli.verbose),
         Command::Umount(umount) => umount::run(umount, cli.verbose),
         Command::Kept(command) => kept::run(command),
+        Command::Rules(rules) => rules::run(rules),
+        Command::Reload(reload) => reload::run(reload),
+        Command::Check(check) => check::run(check),
         Command::Recover(recover) => recover::run(recover),
     }
 }

@@ -47,13 +47,7 @@ impl Plan {
             backing,
             mountpoint,
             config: config_file,
-            overrides: Overrides {
-                lock_timeout: args.lock_timeout.or(options.lock_timeout),
-                readers: args.readers.or(options.readers),
-                durability: args.durability.or(options.durability),
-                kept_max_age: args.kept_max_age.or(options.kept_max_age),
-                kept_max_size: args.kept_max_size.or(options.kept_max_size),
-            },
+            overrides: overrides(args, &options),
             unmount_timeout: unmount_timeout(args, &options),
             read_only: options.read_only,
             allow_other: options.allow_other,
@@ -128,6 +122,17 @@ impl Plan {
         }
         options.extend(self.config.fuse_options.iter().map(|option| escape(option)));
         (!options.is_empty()).then(|| options.join(","))
+    }
+}
+
+/// What is said on a command line that a configuration file could say, too.
+pub(super) fn overrides(args: &MountArgs, options: &MountOptions) -> Overrides {
+    Overrides {
+        lock_timeout: args.lock_timeout.or(options.lock_timeout),
+        readers: args.readers.or(options.readers),
+        durability: args.durability.or(options.durability),
+        kept_max_age: args.kept_max_age.or(options.kept_max_age),
+        kept_max_size: args.kept_max_size.or(options.kept_max_size),
     }
 }
 
@@ -215,7 +220,7 @@ fn seconds(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
-fn name_of(value: impl ValueEnum) -> String {
+pub(super) fn name_of(value: impl ValueEnum) -> String {
     value
         .to_possible_value()
         .map(|value| value.get_name().to_owned())

@@ -284,7 +284,8 @@ mod tests {
         );
         let rules = configuration.rules.matching(Path::new("raw/x.csv"));
         let origin = Origin::File(PathBuf::from("test.toml"), 4);
-        assert_eq!(rules[0].origin, origin);
+        assert_eq!(rules[0].rule.origin, origin);
+        assert_eq!(rules[0].glob, "*.csv");
     }
 
     #[test]

@@ -1,0 +1,172 @@
+//! `latchfs rules`: which rule gives a file what.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::args::RulesArgs;
+use super::configured::Configured;
+use super::exit::{Failure, shell_word};
+use super::output::{say, say_json};
+use super::served::{self, Served};
+use crate::config::DEFAULT_LOCK_TIMEOUT;
+use crate::rules::{Matched, Origin, Settings, Validation};
+
+/// One setting of a file.
+#[derive(Debug, Serialize)]
+struct Setting {
+    value: String,
+    /// Where it comes from.
+    from: String,
+}
+
+/// A file, and all its settings.
+#[derive(Debug, Serialize)]
+struct Described {
+    /// Within the mount.
+    path: PathBuf,
+    /// By their names in the configuration file.
+    settings: BTreeMap<&'static str, Setting>,
+}
+
+/// Says for each path how it is treated, and why.
+pub(super) fn run(args: &RulesArgs) -> Result<(), Failure> {
+    let mut all: Vec<Described> = Vec::new();
+    // Mostly they are all of one mount.
+    let mut last: Option<(Configured, Served)> = None;
+    for path in &args.paths {
+        let served = served::find(path)?;
+        let within = within(path, &served)?;
+        let configured = match last.take() {
+            Some((known, of)) if of.backing == served.backing && of.daemon == served.daemon => {
+                known
+            }
+            _ => Configured::of(&served, args.config.as_deref())?,
+        };
+        all.push(describe(&within, &configured));
+        last = Some((configured, served));
+    }
+    if args.json {
+        return say_json(&all);
+    }
+    for Described { path, settings } in all {
+        say(format!("/{}", path.display()));
+        for (name, Setting { value, from }) in settings {
+            say(format!("  {name:<13} {value:<8} {from}"));
+        }
+    }
+    Ok(())
+}
+
+fn within(path: &Path, served: &Served) -> Result<PathBuf, Failure> {
+    if served.rest.as_os_str().is_empty() {
+        let message = format!(
+            "{} is a directory to be mounted; name a file in it",
+            shell_word(path)
+        );
+        return Err(Failure::usage(message));
+    }
+    Ok(served.rest.clone())
+}
+
+fn describe(path: &Path, configured: &Configured) -> Described {
+    let matching = configured.file.rules.matching(path);
+    let place = match &configured.path {
+        Some(path) => path.display().to_string(),
+        None => String::new(),
+    };
+    let first = |value: &dyn Fn(&Settings) -> Option<String>| {
+        let mut rules = matching.iter();
+        rules.find_map(|matched| {
+            let value = value(&matched.rule.settings)?;
+            let from = origin(matched);
+            Some(Setting { value, from })
+        })
+    };
+    let by_option = |value: Option<String>| {
+        let from = String::from("option of latchfs mount");
+        value.map(|value| Setting { value, from })
+    };
+    let by_file = |value: Option<String>| {
+        let from = place.clone();
+        value.map(|value| Setting { value, from })
+    };
+    let default = |value: String| Setting {
+        value,
+        from: String::from("default"),
+    };
+    let time = |time| humantime::format_duration(time).to_string();
+    let (file, said) = (&configured.file, &configured.overrides);
+    let mut settings = BTreeMap::new();
+    settings.insert(
+        "policy",
+        first(&|s| s.policy.map(|policy| format!("{policy:?}").to_lowercase())).unwrap_or_else(
+            || Setting {
+                value: String::from("atomic"),
+                from: String::from("default; opened with O_APPEND: append"),
+            },
+        ),
+    );
+    settings.insert(
+        "validate",
+        first(&|s| s.validate.as_ref().map(check)).unwrap_or_else(|| default(String::from("none"))),
+    );
+    settings.insert(
+        "lock_timeout",
+        first(&|s| s.lock_timeout.map(time))
+            .or_else(|| by_option(said.lock_timeout.map(time)))
+            .or_else(|| by_file(file.lock_timeout.map(time)))
+            .unwrap_or_else(|| default(time(DEFAULT_LOCK_TIMEOUT))),
+    );
+    settings.insert(
+        "readers",
+        first(&|s| s.readers.map(word))
+            .or_else(|| by_option(said.readers.map(word)))
+            .or_else(|| by_file(file.readers.map(word)))
+            .unwrap_or_else(|| default(word(crate::config::Readers::default()))),
+    );
+    settings.insert(
+        "durability",
+        first(&|s| s.durability.map(word))
+            .or_else(|| by_option(said.durability.map(word)))
+            .or_else(|| by_file(file.durability.map(word)))
+            .unwrap_or_else(|| default(word(crate::config::Durability::default()))),
+    );
+    settings.insert(
+        "on_conflict",
+        first(&|s| s.on_conflict.map(word))
+            .or_else(|| by_file(file.on_conflict.map(word)))
+            .unwrap_or_else(|| default(word(crate::config::OnConflict::default()))),
+    );
+    Described {
+        path: path.to_owned(),
+        settings,
+    }
+}
+
+fn origin(matched: &Matched) -> String {
+    let glob = matched.glob;
+    match &matched.rule.origin {
+        Origin::BuiltIn => format!("built-in rule for {glob}"),
+        Origin::File(path, line) => format!("{}:{line}: rule for {glob}", path.display()),
+    }
+}
+
+fn check(validation: &Validation) -> String {
+    match validation {
+        Validation::None => String::from("none"),
+        Validation::Json => String::from("json"),
+        Validation::JsonLines => String::from("jsonl"),
+        Validation::Csv => String::from("csv"),
+        Validation::Command { command, timeout } => {
+            let timeout = humantime::format_duration(*timeout);
+            format!("{} (within {timeout})", command.join(" "))
+        }
+    }
+}
+
+fn word(value: impl ValueEnum) -> String {
+    super::plan::name_of(value)
+}
