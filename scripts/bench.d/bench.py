@@ -158,7 +158,12 @@ def write_file(path, data, flags, sync):
 @row("update", "us", "atomic, durable update of a 4 KiB file: latchfs: open, write, close; "
                      "others, by hand: temp file, fsync, rename, fsync of the directory")
 def update(place):
-    path, data = place.path("updated"), touched(4 * KIB)
+    return replace_file(place, "updated", touched(4 * KIB), place.times(100, 10))
+
+
+def replace_file(place, name, data, times):
+    """Seconds per atomic, durable update."""
+    path = place.path(name)
 
     def by_hand():
         write_file(path + ".tmp", data, os.O_TRUNC, sync=True)
@@ -168,8 +173,42 @@ def update(place):
     def plain():
         write_file(path, data, os.O_TRUNC, sync=False)
     once = plain if place.commits_at_close else by_hand
-    per_operation(3, once)
-    return per_operation(place.times(100, 10), once)
+    per_operation(3 if times > 3 else 1, once)
+    return per_operation(times, once)
+
+
+def document(size):
+    """A JSON document of about this size, of records as a pipeline writes them."""
+    record = {"symbol": "ABCD", "price": 123.25, "volume": 1234567, "signals": ["buy", "hold"], "note": None}
+    count = size // (len(json.dumps(record)) + 2)
+    return json.dumps([record] * max(count, 1)).encode()
+
+
+@row("update-json", "us", "the same with 4 KiB of JSON, which latchfs validates (the others do not)")
+def update_json(place):
+    return replace_file(place, "updated.json", document(4 * KIB), place.times(100, 10))
+
+
+@row("update-json-large", "ms", "the same with 16 MiB of JSON")
+def update_json_large(place):
+    return replace_file(place, "large.json", document(16 * MIB if not place.quick else MIB), place.times(3, 1))
+
+
+@row("append", "us", "append a record of 100 bytes to a log that is held open, not synced")
+def append(place):
+    fd = os.open(place.path("log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    record = bytes(touched(99)) + b"\n"
+    once = lambda: os.write(fd, record)  # noqa: E731
+    per_operation(20, once)
+    took = per_operation(place.times(2000, 100), once)
+    os.close(fd)
+    return took
+
+
+@row("append-echo", "us", "open a log, append 100 bytes, close, durable everywhere (others: fsync)")
+def append_echo(place):
+    path, record = place.path("echoed"), bytes(touched(99)) + b"\n"
+    return per_operation(place.times(100, 10), lambda: write_file(path, record, os.O_APPEND, not place.commits_at_close))
 
 
 @row("write", "MiB/s", "sequential write of 64 MiB, 1 MiB at a time, until it is on the disk "
