@@ -318,8 +318,8 @@ impl Keeper {
             return Err(NotKept::TooLarge(bytes, max_size));
         }
         let place = |id: &OsStr| match shadow.link(&self.kept.0, id) {
-            // It is on a file system that is mounted within BACKING.
-            Err(Errno::XDEV) => shadow::copy_to(shadow.file(), &self.kept.0, id),
+            // It is on a file system that is mounted within BACKING; or it was published for a moment.
+            Err(Errno::XDEV | Errno::NOENT) => shadow::copy_to(shadow.file(), &self.kept.0, id),
             other => other,
         };
         let id = self.put(&stat, record, durable, place)?;
@@ -335,18 +335,19 @@ impl Keeper {
         Ok(id)
     }
 
-    /// The same for a file of another directory of the store, which loses its name there.
+    /// The same for a file of another directory of the store, which loses its name there. Returns its ID.
     ///
     /// # Errors
     /// As rename(2).
-    pub(super) fn take_in(&self, dir: &Dir, name: &OsStr, record: &Record) -> Result<(), Errno> {
+    pub fn take_in(&self, dir: &Dir, name: &OsStr, record: &Record) -> Result<String, Errno> {
         let flags = RenameFlags::empty();
         let place = |id: &OsStr| match self.kept.0.stat_at(id) {
             Ok(_) => Err(Errno::EXIST),
             Err(_) => dir.rename(name, &self.kept.0, id, flags),
         };
-        self.put(&dir.stat_at(name)?, record, true, place)?;
-        self.kept.0.sync()
+        let id = self.put(&dir.stat_at(name)?, record, true, place)?;
+        self.kept.0.sync()?;
+        Ok(id)
     }
 
     /// Gives a version a place by `place`, and then its record. Returns its ID.

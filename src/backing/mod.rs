@@ -8,12 +8,14 @@
 //! - [`dir`]: the name operations. [`credentials`]: for whom a call is made.
 //! - [`shadow`]: shadow files, their copies and their publication under a name.
 //! - [`store`]: latchfs's own directory, `.latchfs`, and who serves it.
+//! - [`exchange`]: taking the place of a file only if it is still the one that was expected.
 //! - [`kept`]: versions that could not become the file.
 //! - [`redo`]: rewriting an inode in place so that a crash in the middle is finished later.
 //! - [`recover`]: what the next mount puts right before it serves.
 
 pub mod credentials;
 pub mod dir;
+pub mod exchange;
 pub mod kept;
 pub mod recover;
 pub mod redo;
@@ -41,6 +43,48 @@ pub fn identity(stat: &Stat) -> Identity {
     Identity {
         dev: stat.st_dev,
         ino: stat.st_ino,
+    }
+}
+
+/// What tells one content of a file from another without reading it: its size and its time of
+/// modification, as rsync(1) and git(1) have it.
+///
+/// Who changes a file and sets its time back to what it was, without a change of size, is not seen.
+/// Neither are two changes within one tick of the kernel's clock (1 to 10 ms), where the file system
+/// has no finer times for files that are looked at in between (Linux before 6.13, network file
+/// systems).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// `st_size`.
+    pub size: u64,
+    /// `st_mtime` and its nanoseconds.
+    pub modified: (i64, u32),
+}
+
+/// The stamp in a stat result.
+pub fn stamp(stat: &Stat) -> Stamp {
+    Stamp {
+        size: stat.st_size as u64,
+        modified: (stat.st_mtime, stat.st_mtime_nsec as u32),
+    }
+}
+
+/// Which file of BACKING was seen at a name, and with what content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Which file.
+    pub identity: Identity,
+    /// What tells its content from others.
+    pub stamp: Stamp,
+}
+
+impl Seen {
+    /// What a stat result tells.
+    pub fn of(stat: &Stat) -> Self {
+        Self {
+            identity: identity(stat),
+            stamp: stamp(stat),
+        }
     }
 }
 

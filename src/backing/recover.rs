@@ -1,8 +1,11 @@
 //! What the next mount puts right before it serves, after a daemon that was killed (S2).
 
+use super::exchange::{Leftover, Ticket};
 use super::redo::{self, Replayed};
-use super::store::Store;
-use super::{Dir, Errno};
+use super::store::{Store, since_epoch};
+use super::{Dir, Errno, kept};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 /// One thing that recovery did, in words for the log.
 pub type Action = String;
@@ -27,11 +30,42 @@ pub fn recover(root: &Dir, store: &Store) -> Result<Vec<Action>, Errno> {
         .collect();
     store.keeper().tidy();
     for entry in store.tmp().list()? {
-        store.tmp().unlink(&entry.name)?;
-        actions.push(format!(
-            "removed the leftover of a commit, tmp/{}",
-            entry.name.to_string_lossy()
-        ));
+        actions.push(clear(root, store, &entry.name)?);
     }
     Ok(actions)
+}
+
+/// Removes the leftover of a commit. A file that somebody put in the place of another, directly in
+/// BACKING, in the very moment in which a version took that place, is not ours to remove.
+///
+/// It is not put back either: perhaps it is the old version after all, which the power cut left
+/// otherwise than it was, and the version in its place has been acknowledged.
+fn clear(root: &Dir, store: &Store, name: &OsStr) -> Result<Action, Errno> {
+    let stat = store.tmp().stat_at(name)?;
+    let leftover = Ticket::parse(name).map_or(Leftover::Ours, |ticket| ticket.judge(&stat));
+    let Leftover::Strange(version) = leftover else {
+        store.tmp().unlink(name)?;
+        return Ok(format!(
+            "removed the leftover of a commit, tmp/{}",
+            name.to_string_lossy()
+        ));
+    };
+    let path = redo::path_of(root, version);
+    let shown = match &path {
+        Some(path) => path.join(OsStr::new("/")).to_string_lossy().into_owned(),
+        None => String::from("a file"),
+    };
+    let record = kept::Record {
+        time: since_epoch().as_secs(),
+        kind: kept::Kind::Conflict,
+        reason: String::from("an update that was interrupted had just replaced it"),
+        ..kept::Record::default()
+    };
+    let way: Vec<&[u8]> = path.iter().flatten().map(|c| c.as_bytes()).collect();
+    let record = record.at(&kept::within_mount(&way));
+    let id = store.keeper().take_in(store.tmp(), name, &record)?;
+    Ok(format!(
+        "kept what somebody put in the place of {shown} aside, as {id}: an update that was interrupted \
+         had just replaced it"
+    ))
 }

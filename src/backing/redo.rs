@@ -9,7 +9,7 @@ use super::dir::Listed;
 use super::kept::{self, Lacking};
 use super::shadow::{Own, Shadow, copy_own, copy_range, copy_to, data_ranges, errno, times};
 use super::store::{DIRECTORY, Store, open_own, read_file, since_epoch, write_file};
-use super::{Dir, Errno, Identity, Stat, dir, identity, proc_path};
+use super::{Dir, Errno, Identity, Stamp, Stat, dir, identity, proc_path, stamp};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags};
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
@@ -47,9 +47,10 @@ struct Record {
 /// when that is durable.
 ///
 /// `path` is the way from BACKING to the file, for recovery. Readers that have the inode itself
-/// open see it change: give them a copy first.
+/// open see it change: give them a copy first. `expected`: what the inode is to be like still.
 ///
 /// # Errors
+/// `ESTALE` if the inode is not as expected; it is untouched then.
 /// `ENOSPC`, `EDQUOT`, `EIO` before the record is durable: the inode is untouched. `EIO` (or, where
 /// room can't be reserved, `ENOSPC`) after it: the record stays, and the next recovery finishes
 /// the work.
@@ -59,11 +60,11 @@ pub fn rewrite(
     target: &File,
     path: &[OsString],
     own: &Own,
+    expected: Option<Stamp>,
 ) -> Result<(), Errno> {
     let id = store.unique_name();
     let (data, record) = (with_suffix(&id, DATA), with_suffix(&id, RECORD));
-    let before = rustix::fs::fstat(target)?;
-    let who = identity(&before);
+    let who = identity(&rustix::fs::fstat(target)?);
     let content = Record {
         path: path.iter().map(|c| c.as_bytes().to_vec()).collect(),
         dev: who.dev,
@@ -74,6 +75,10 @@ pub fn rewrite(
     };
     let json = serde_json::to_vec(&content).map_err(|_| Errno::INVAL)?;
     rustix::fs::fsync(shadow.file())?;
+    let before = rustix::fs::fstat(target)?;
+    if expected.is_some_and(|expected| stamp(&before) != expected) {
+        return Err(Errno::STALE);
+    }
     let lacking = |errno| Lacking {
         errno,
         device: who.dev,
@@ -89,6 +94,8 @@ pub fn rewrite(
     // To reserve room is a change of the file, but not one of its owner's.
     let _ = rustix::fs::futimens(target, &times(&before));
     room?;
+    // An ordinary user can't set the times of another's file back.
+    let reserved = stamp(&rustix::fs::fstat(target)?);
     match shadow.link(store.redo(), &data) {
         // It is on a file system that is mounted within BACKING.
         Err(Errno::XDEV) => copy_to(shadow.file(), store.redo(), &data)?,
@@ -98,6 +105,11 @@ pub fn rewrite(
     if announced.is_err() {
         let _ = store.redo().unlink(&data);
         return announced;
+    }
+    let last = stamp(&rustix::fs::fstat(target)?);
+    if expected.is_some_and(|expected| last != reserved || last.size != expected.size) {
+        forget(store, &id)?;
+        return Err(Errno::STALE);
     }
     overwrite(shadow.file(), target, own)?;
     forget(store, &id)
@@ -247,7 +259,7 @@ fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String
     });
     let target = wanted.and_then(|wanted| {
         let there = open_target(root, &path, &wanted);
-        there.or_else(|| search(root, &wanted, root.stat().ok()?.st_dev, 0))
+        there.or_else(|| search(root, &wanted))
     });
     let Some(target) = target else {
         let record = kept::Record {
@@ -297,24 +309,55 @@ fn birth(file: &File) -> Option<Birth> {
 const DEEPEST: usize = 1000;
 
 /// Looks for an inode in the whole tree: it, or a directory above it, was renamed since.
-fn search(dir: &Dir, wanted: &Wanted, device: u64, depth: usize) -> Option<File> {
+fn search(root: &Dir, wanted: &Wanted) -> Option<File> {
+    let device = root.stat().ok()?.st_dev;
+    let open = |dir: &Dir, name: &OsStr| wanted.open(dir, name);
+    search_below(root, (wanted.ino, device), &mut Vec::new(), &open)
+}
+
+/// The path of an inode, by one of its names.
+pub(super) fn path_of(root: &Dir, ino: u64) -> Option<Vec<OsString>> {
+    let device = root.stat().ok()?.st_dev;
+    let mut path = Vec::new();
+    search_below(root, (ino, device), &mut path, &|_, _| Some(()))?;
+    Some(path)
+}
+
+/// What `found` makes of the first name of an inode of which it makes something; `path` is the way
+/// there then.
+fn search_below<T>(
+    dir: &Dir,
+    (ino, device): (u64, u64),
+    path: &mut Vec<OsString>,
+    found: &dyn Fn(&Dir, &OsStr) -> Option<T>,
+) -> Option<T> {
     let entries = dir.list().unwrap_or_default();
-    let mut candidates = entries.iter().filter(|entry| entry.ino == wanted.ino);
-    if let Some(found) = candidates.find_map(|entry| wanted.open(dir, &entry.name)) {
-        return Some(found);
+    for entry in entries.iter().filter(|entry| entry.ino == ino) {
+        if let Some(found) = found(dir, &entry.name) {
+            path.push(entry.name.clone());
+            return Some(found);
+        }
     }
+    let depth = path.len();
     if depth == DEEPEST {
         return None;
     }
     let own = |entry: &&Listed| depth > 0 || entry.name.as_bytes() != DIRECTORY.as_bytes();
-    let below = |entry: &Listed| {
-        let below = dir.open_dir(&entry.name).ok()?;
-        let same = below.stat().ok()?.st_dev == device;
-        same.then(|| search(&below, wanted, device, depth + 1))?
-    };
     let kinds = [FileType::Directory, FileType::Unknown];
     let dirs = entries.iter().filter(|entry| kinds.contains(&entry.kind));
-    dirs.filter(own).find_map(below)
+    for entry in dirs.filter(own) {
+        let Ok(below) = dir.open_dir(&entry.name) else {
+            continue;
+        };
+        if below.stat().is_ok_and(|stat| stat.st_dev == device) {
+            path.push(entry.name.clone());
+            if let Some(found) = search_below(&below, (ino, device), path, found) {
+                return Some(found);
+            }
+            path.pop();
+        }
+    }
+    None
 }
 
 /// The inode of a record. No path leads out of BACKING: [`Dir`] takes plain names only.

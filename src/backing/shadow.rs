@@ -24,20 +24,52 @@ const CAPABILITIES: &str = "security.capability";
 #[derive(Debug)]
 pub struct Shadow {
     file: Arc<File>,
-    /// Its name in `.latchfs/tmp`, if it needed one.
-    named: Mutex<Option<NamedTemp>>,
+    pub(super) place: Mutex<Place>,
+}
+
+/// Where a shadow can be found by name.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// Nowhere: linkat(2) can give it a name.
+    Nowhere,
+    /// In `.latchfs/tmp`.
+    Temporary(NamedTemp),
+    /// It has been published, or lost, and is not ours to link or rename any more.
+    Elsewhere,
 }
 
 #[derive(Debug)]
-struct NamedTemp {
+pub(super) struct NamedTemp {
     tmp: Dir,
     name: OsString,
+    /// It is not called so any more.
+    gone: bool,
+}
+
+impl NamedTemp {
+    pub(super) fn new(tmp: &Dir, name: &OsStr) -> Self {
+        let (tmp, name) = (tmp.clone(), name.to_owned());
+        let gone = false;
+        Self { tmp, name, gone }
+    }
 }
 
 impl Drop for NamedTemp {
     fn drop(&mut self) {
-        // Gone already if it was published by rename; recovery sees to the rest.
-        let _ = self.tmp.unlink(&self.name);
+        if !self.gone {
+            // Recovery sees to the rest.
+            let _ = self.tmp.unlink(&self.name);
+        }
+    }
+}
+
+impl Place {
+    /// The temporary name, if there is one, is another file's now, or nobody's.
+    pub(super) fn leave(&mut self) {
+        if let Self::Temporary(temp) = self {
+            temp.gone = true;
+        }
+        *self = Self::Elsewhere;
     }
 }
 
@@ -69,7 +101,7 @@ impl Shadow {
         match rustix::fs::openat(dir, ".", flags, mode) {
             Ok(fd) => Ok(Self {
                 file: Arc::new(File::from(fd)),
-                named: Mutex::new(None),
+                place: Mutex::new(Place::Nowhere),
             }),
             Err(errno) if closed.contains(&errno) => {
                 let name = store.unique_name();
@@ -85,10 +117,7 @@ impl Shadow {
                 }
                 Ok(Self {
                     file: Arc::new(File::from(fd)),
-                    named: Mutex::new(Some(NamedTemp {
-                        tmp: store.tmp().clone(),
-                        name,
-                    })),
+                    place: Mutex::new(Place::Temporary(NamedTemp::new(store.tmp(), &name))),
                 })
             }
             Err(e) => Err(e),
@@ -103,62 +132,79 @@ impl Shadow {
     /// Gives the content the name `name` in `dir`, which must be free.
     ///
     /// # Errors
-    /// `EEXIST` if it is not.
+    /// `EEXIST` if it is not; `ENOENT` if the content has been published already.
     pub fn link(&self, dir: &Dir, name: &OsStr) -> Result<(), Errno> {
-        match &*self.named.lock() {
+        self.link_from(&mut self.place.lock(), dir, name)
+    }
+
+    fn link_from(&self, place: &mut Place, dir: &Dir, name: &OsStr) -> Result<(), Errno> {
+        match place {
             // Not linkat: the temporary name must not make the published file look hard-linked.
-            Some(temp) => temp
-                .tmp
-                .rename(&temp.name, dir, name, RenameFlags::NOREPLACE),
-            None => rustix::fs::linkat(
+            Place::Temporary(temp) => {
+                temp.tmp
+                    .rename(&temp.name, dir, name, RenameFlags::NOREPLACE)?;
+                place.leave();
+                Ok(())
+            }
+            Place::Nowhere => rustix::fs::linkat(
                 rustix::fs::CWD,
                 proc_path(self.file.as_raw_fd()),
                 dir,
                 dir::check_component(name)?,
                 AtFlags::SYMLINK_FOLLOW,
             ),
+            Place::Elsewhere => Err(Errno::NOENT),
         }
+    }
+
+    /// Gives it the name `name` in `.latchfs/tmp`.
+    pub(super) fn name_in(&self, tmp: &Dir, name: &OsStr) -> Result<(), Errno> {
+        let mut place = self.place.lock();
+        self.link_from(&mut place, tmp, name)?;
+        *place = Place::Temporary(NamedTemp::new(tmp, name));
+        Ok(())
     }
 
     /// Makes the content the file `name` of `dir`, in one step for everyone who looks.
     pub fn replace(&self, dir: &Dir, name: &OsStr, store: &Store) -> Result<(), Errno> {
-        if self.named.lock().is_none() {
+        if matches!(*self.place.lock(), Place::Nowhere) {
             // linkat cannot replace, so the last step is a rename from a name of our own. If that
             // fails, the name stays for another try: an unlinked file can't be linked again.
-            let (tmp, name) = (store.tmp().clone(), store.unique_name());
-            self.link(&tmp, &name)?;
-            *self.named.lock() = Some(NamedTemp { tmp, name });
+            self.name_in(store.tmp(), &store.unique_name())?;
         }
-        let mut named = self.named.lock();
-        let Some(temp) = &*named else {
-            return Err(Errno::IO);
+        let mut place = self.place.lock();
+        let Place::Temporary(temp) = &*place else {
+            return Err(Errno::NOENT);
         };
         temp.tmp
             .rename(&temp.name, dir, name, RenameFlags::empty())?;
-        *named = None;
+        place.leave();
         Ok(())
     }
+}
 
-    /// The same for a new version of what has this name: as after a write into the file, the
-    /// directory's time of modification stays what it was. The caller keeps others from changing
-    /// the directory meanwhile.
-    pub fn replace_version(&self, dir: &Dir, name: &OsStr, store: &Store) -> Result<(), Errno> {
-        let before = dir.stat()?;
-        self.replace(dir, name, store)?;
-        let times = Timestamps {
-            last_access: Timespec {
-                tv_sec: 0,
-                tv_nsec: UTIME_OMIT,
-            },
-            last_modification: Timespec {
-                tv_sec: before.st_mtime,
-                tv_nsec: before.st_mtime_nsec as _,
-            },
-        };
-        // Only the directory's owner may; to anyone else it looks like a rename, which it is.
-        let _ = dir::set_times(dir, &times);
-        Ok(())
-    }
+/// Does `work`, which makes a new version of a file in `dir`: as after a write into the file, the
+/// directory's time of modification stays what it was. The caller keeps others from changing the
+/// directory meanwhile.
+///
+/// # Errors
+/// Those of `work`.
+pub fn with_time_of<T>(dir: &Dir, work: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let before = dir.stat()?;
+    let done = work()?;
+    let times = Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: before.st_mtime,
+            tv_nsec: before.st_mtime_nsec as _,
+        },
+    };
+    // Only the directory's owner may; to anyone else it looks like a rename, which it is.
+    let _ = dir::set_times(dir, &times);
+    Ok(done)
 }
 
 /// Makes `to`, an empty file, a copy of the first `length` bytes of `from`: by reflink where the

@@ -8,7 +8,8 @@ use crate::backing::kept::{self, Kind, Lacking, NotKept, room};
 use crate::backing::store::since_epoch;
 use crate::backing::{Credentials, Errno};
 use crate::config::Durability;
-use log::{info, warn};
+use log::{error, info, warn};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -16,8 +17,13 @@ impl Engine {
     /// Tells of a transaction that an error keeps from becoming the file, and keeps it aside.
     pub(super) fn failed(&self, transaction: &Transaction, errno: Errno, what: &str) {
         if errno == Errno::STALE {
-            let reason = "the file was changed behind the mount";
-            return self.keep_aside(transaction, Kind::Conflict, reason);
+            self.count(&self.counters.conflicts);
+            let conflict = transaction.inner.lock().conflict;
+            let reason = match conflict {
+                Some(conflict) => conflict.to_string(),
+                None => String::from("it was changed behind the mount"),
+            };
+            return self.keep_aside(transaction, Kind::Conflict, &reason);
         }
         // What did not fit must not go on filling the disk.
         let keep = !kept::is_lack_of_room(errno);
@@ -97,11 +103,49 @@ impl Engine {
     }
 
     /// The path that a transaction was for; empty if it has none any more.
-    fn path_written(&self, transaction: &Transaction) -> PathBuf {
+    pub(super) fn path_written(&self, transaction: &Transaction) -> PathBuf {
         let detached = transaction.inner.lock().detached.clone();
         match detached {
             Some(detached) => detached.path,
-            None => lookup::within_mount(self.state.lock().tree.path(transaction.inode)),
+            None => lookup::within_mount(self.way_of(transaction)),
+        }
+    }
+
+    /// The way from the root to a transaction's file, or to where it was until another one took its
+    /// name behind the mount.
+    pub(super) fn way_of(&self, transaction: &Transaction) -> Option<Vec<OsString>> {
+        let displaced = transaction.inner.lock().displaced.clone();
+        match displaced {
+            Some(displaced) => Some(displaced.path),
+            None => self.state.lock().tree.path(transaction.inode),
+        }
+    }
+
+    /// Keeps a file aside that somebody else put in BACKING, and that has no place there any more.
+    pub(super) fn keep_stray(&self, transaction: &Transaction, stray: &OsStr) {
+        let path = self.path_written(transaction);
+        let record = kept::Record {
+            time: since_epoch().as_secs(),
+            kind: Kind::Conflict,
+            reason: String::from("it was replaced behind the mount while a commit was refused"),
+            ..kept::Record::default()
+        };
+        let record = record.at(&path);
+        let kept = self.store().and_then(|store| {
+            let id = store.keeper().take_in(store.tmp(), stray, &record)?;
+            Ok(store.command_to_restore(&id))
+        });
+        let path = lookup::shown(&path);
+        match kept {
+            Ok(command) => warn!(
+                "{path}: replaced more than once behind the mount while an update was refused; one of \
+                 the files is kept, to get it back: {command}"
+            ),
+            Err(errno) => error!(
+                "{path}: replaced more than once behind the mount while an update was refused; one of \
+                 the files is .latchfs/tmp/{} ({errno})",
+                stray.to_string_lossy()
+            ),
         }
     }
 

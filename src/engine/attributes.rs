@@ -11,7 +11,7 @@ use super::{Caller, Done, Engine};
 use crate::backing::credentials::{APPROVED_BUT_SETGID, NOTHING, acting_as};
 use crate::backing::dir;
 use crate::backing::shadow::Shadow;
-use crate::backing::{Errno, Stat};
+use crate::backing::{Errno, Stat, identity};
 use crate::leases::Acquire;
 use crate::sync::Arc;
 use rustix::fs::Timestamps;
@@ -175,7 +175,13 @@ impl Engine {
         }
         if base_gone || phase == Phase::Pending {
             // Emptied by O_TRUNC, or about to be opened: the file's own attributes.
-            let stat = self.at_place(transaction.inode, |dir, name, _| dir.stat_at(name));
+            let stat = self.at_place(transaction.inode, |dir, name, who| {
+                let stat = dir.stat_at(name)?;
+                match identity(&stat) == who {
+                    true => Ok(stat),
+                    false => Err(Errno::STALE),
+                }
+            });
             let Some(mut stat) = stat.ok().or(replaced) else {
                 return Ok(None);
             };
@@ -381,6 +387,7 @@ impl Engine {
         if whole {
             let base = self
                 .check_changeable(&transaction)
+                .and_then(|()| self.note_base(&transaction))
                 .and_then(|()| self.version(transaction.inode));
             let mut inner = transaction.inner.lock();
             match base {
@@ -463,6 +470,12 @@ impl Engine {
             }
             Subject::Open(file) => apply(&*file, change),
             Subject::Named(super::tree::ROOT) => apply(&self.root, change),
+            Subject::Named(key) if change.times.is_some() => {
+                self.alone_at_place(key, |dir, name, identity| {
+                    let file = &dir.pin(name, identity)?;
+                    self.noting_times(key, file, || apply(file, change))
+                })
+            }
             Subject::Named(key) => self.at_place(key, |dir, name, identity| {
                 apply(&dir.pin(name, identity)?, change)
             }),

@@ -4,14 +4,16 @@
 //! makes the directory durable; [`Durability`] says how much of that is waited for. Where a file has
 //! to keep its inode, see [`super::in_place`].
 
+use super::conflict::{Candidate, Conflict};
+use super::names::Loose;
 use super::transaction::{Continuation, Phase, Postponed, Transaction};
 use super::tree::{Key, Name};
 use super::validation::Refusal;
 use super::version::Version;
-use super::{Engine, State};
+use super::{Engine, State, lookup};
 use crate::backing::kept::Kind;
 use crate::backing::shadow::{self, Shadow};
-use crate::backing::{Dir, Errno, Identity, Stat, identity};
+use crate::backing::{Dir, Errno, Seen, Stat, identity};
 use crate::config::Durability;
 use crate::rules::Treatment;
 use crate::sync::Arc;
@@ -28,6 +30,8 @@ pub(super) struct Published {
     pub(super) version: Arc<Version>,
     /// Attributes that others changed were taken over after the version had been made durable.
     pub(super) late: bool,
+    /// What a next commit is to find.
+    pub(super) seen: Seen,
 }
 
 /// Why a commit failed.
@@ -48,11 +52,11 @@ impl From<Errno> for Failed {
 enum Place {
     /// It is free, as expected.
     Free,
-    /// It is the file, with this one name, or one that a rename gave up for this.
+    /// It is the file, with this one name; or another, whose place it is to take.
     Replaceable(Stat),
     /// It is the file, whose inode has to stay: it has further names, or its writer may not replace
     /// this one.
-    Fixed(Identity),
+    Fixed(Stat),
 }
 
 impl Engine {
@@ -187,6 +191,10 @@ impl Engine {
             return Err(errno);
         }
         let result = self.commit(transaction, &shadow);
+        let path = match result {
+            Err(_) => self.path_written(transaction),
+            Ok(_) => PathBuf::new(),
+        };
         let mut inner = transaction.inner.lock();
         match result {
             Ok(version) => {
@@ -201,6 +209,14 @@ impl Engine {
                 if inner.detached.is_some() {
                     return Ok(());
                 }
+                if let Some(conflict) = inner.conflict.filter(|_| errno == Errno::STALE) {
+                    warn!(
+                        "{}: fsync by pid {} ({}) refused: {conflict}",
+                        lookup::shown(&path),
+                        transaction.writer.process,
+                        transaction.writer.program
+                    );
+                }
                 // The kernel reports a failed write-back once: the shadow can't be trusted, nor
                 // tried again.
                 inner.failed.get_or_insert(errno);
@@ -212,8 +228,7 @@ impl Engine {
     /// How the file of a transaction is treated: by where it is now, and by what applied when it
     /// was opened.
     pub(super) fn treatment_of_transaction(&self, transaction: &Transaction) -> Treatment {
-        let path = self.state.lock().tree.path(transaction.inode);
-        let path: PathBuf = path.unwrap_or_default().into_iter().collect();
+        let path: PathBuf = self.way_of(transaction).into_iter().flatten().collect();
         transaction.settings.treatment(&path)
     }
 
@@ -237,7 +252,30 @@ impl Engine {
             let appears = inode.is_some_and(|inode| inode.is_provisional());
             (inode.map(|inode| inode.current), appears)
         };
-        let published = self.publish(transaction, shadow)?;
+        transaction.inner.lock().conflict = None;
+        let candidate = Candidate {
+            transaction,
+            shadow,
+            treatment: &treatment,
+        };
+        let mut loose = Loose::default();
+        let published = self.publish(&candidate, &mut loose);
+        self.tell(loose);
+        let published = published?;
+        let won = {
+            let mut inner = transaction.inner.lock();
+            inner.expected = Some(published.seen);
+            inner.conflict.take()
+        };
+        if let Some(conflict) = won {
+            self.count(&self.counters.conflicts);
+            warn!(
+                "{}: {conflict}; the update by pid {} ({}) took its place, as on_conflict = \"win\" says",
+                self.path_of(transaction.inode),
+                transaction.writer.process,
+                transaction.writer.program
+            );
+        }
         if appears {
             // Its directories are changed by this, not by the CREATE that the kernel knows of.
             let names = self.state.lock().names_of(transaction.inode);
@@ -297,7 +335,11 @@ impl Engine {
             }
             (inner.explicit.clone(), inner.privileges_dropped)
         };
-        let file = dir.pin(name, identity(stat))?;
+        let file = match dir.pin(name, identity(stat)) {
+            // Another one by now, which is found out later.
+            Err(Errno::STALE | Errno::NOENT) => return Ok(false),
+            other => other?,
+        };
         shadow::copy_attributes_but(&file, stat, shadow.file(), &own)?;
         if dropped {
             shadow::drop_privileges(shadow.file(), &transaction.writer.credentials)?;
@@ -322,63 +364,82 @@ impl Engine {
         taken.map_or(Ok(()), |taken| taken.map(drop))
     }
 
-    /// Gives the shadow the file's name, in BACKING and in the table.
-    fn publish(&self, transaction: &Transaction, shadow: &Shadow) -> Result<Published, Errno> {
-        let store = self.store()?;
+    /// Gives the shadow the file's name, in BACKING and in the table. `loose`: what others are to be
+    /// told of that.
+    fn publish(&self, candidate: &Candidate, loose: &mut Loose) -> Result<Published, Errno> {
+        let &Candidate {
+            transaction,
+            shadow,
+            ..
+        } = candidate;
         let key = transaction.inode;
         let mut late = false;
         loop {
-            let (name, more) = self.names_to_publish(key)?;
-            let parents = more.iter().chain([&name]).map(|name| name.parent);
+            let wanted = self.names_to_publish(transaction)?;
+            let parents = wanted.1.iter().chain([&wanted.0]).map(|name| name.parent);
             let names = self.names.exclusive(parents);
-            if self.names_to_publish(key)? != (name.clone(), more.clone()) {
+            if self.names_to_publish(transaction)? != wanted {
                 continue;
             }
-            let dir = self.dir(name.parent)?;
-            let stays = match self.place(transaction, shadow, &dir, &name)? {
+            let (name, more) = wanted;
+            let dir = match self.dir(name.parent) {
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => {
+                    return Err(self.without_directory(transaction));
+                }
+                other => other?,
+            };
+            let place = self.place(candidate, &dir, &name)?;
+            self.regain(key, &name, loose);
+            let stays = match place {
                 Place::Replaceable(stat) => {
                     let goes = Some(&stat).filter(|stat| stat.st_nlink <= 1);
                     // Only a write, not a rename over another file, leaves the directory as it was.
                     let own = self.is_identity(key, &stat);
+                    let file = (&dir, &*name.name);
                     if own {
                         // Nobody changes them while the names are locked.
-                        let file = (&dir, &*name.name);
                         late |= self.take_over_attributes(transaction, shadow, file, &stat)?;
                     }
+                    let take = || self.take_place(candidate, file, &stat);
                     let replace = || match own {
-                        true => shadow.replace_version(&dir, &name.name, store),
-                        false => shadow.replace(&dir, &name.name, store),
+                        true => shadow::with_time_of(&dir, take),
+                        false => take(),
                     };
                     match self.while_vacant(goes, Some(key), replace) {
                         Ok(()) => None,
                         // It may be written, but its directory not; or it is a mount of its own.
                         Err(Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::XDEV) if own => {
-                            Some(identity(&stat))
+                            Some(stat)
                         }
                         Err(errno) => return Err(errno),
                     }
                 }
-                Place::Fixed(who) => Some(who),
-                Place::Free => {
-                    shadow.link(&dir, &name.name).map_err(changed_behind)?;
-                    None
-                }
+                Place::Fixed(stat) => Some(stat),
+                Place::Free => match shadow.link(&dir, &name.name) {
+                    Ok(()) => None,
+                    // Made behind the mount since it was looked for.
+                    Err(Errno::EXIST) => continue,
+                    Err(Errno::NOENT) => return Err(self.without_directory(transaction)),
+                    Err(errno) => return Err(errno),
+                },
             };
-            if let Some(who) = stays {
+            if let Some(stat) = stays {
                 drop(names);
-                match self.publish_in_place(transaction, shadow, &dir, &name, who) {
+                match self.publish_in_place(candidate, &dir, &name, &stat) {
                     // Its names changed meanwhile.
                     Err(Errno::AGAIN) => continue,
                     other => return other,
                 }
             }
+            let seen = Seen::of(&rustix::fs::fstat(shadow.file())?);
             let mut dirs = vec![dir.clone()];
             for other in &more {
                 let to = self.dir(other.parent)?;
-                let goes = to
-                    .stat_at(&other.name)
-                    .ok()
-                    .filter(|stat| stat.st_nlink <= 1);
+                let there = to.stat_at(&other.name).ok();
+                if !self.may_take(candidate, other, there.as_ref()) {
+                    continue;
+                }
+                let goes = there.filter(|stat| stat.st_nlink <= 1);
                 self.while_vacant(goes.as_ref(), Some(key), || {
                     self.publish_again(&dir, &name, other).map(drop)
                 })?;
@@ -386,22 +447,30 @@ impl Engine {
             }
             let may_change = self.may_be_rewritten(&dir, shadow.file());
             let version = Version::new(shadow.file().clone(), may_change);
-            let who = identity(&rustix::fs::fstat(shadow.file())?);
             let mut state = self.state.lock();
-            state.tree.published(key, who, &version);
+            state.tree.published(key, seen.identity, &version);
             return Ok(Published {
                 dirs,
                 version,
                 late,
+                seen,
             });
         }
     }
 
     /// The name that a version of the file gets, and the further ones of a file being created.
-    fn names_to_publish(&self, key: Key) -> Result<(Name, Vec<Name>), Errno> {
+    fn names_to_publish(&self, transaction: &Transaction) -> Result<(Name, Vec<Name>), Errno> {
         let state = self.state.lock();
-        let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
-        let (first, more) = inode.names.split_first().ok_or(Errno::STALE)?;
+        let inode = state.tree.inode(transaction.inode).ok_or(Errno::STALE)?;
+        let Some((first, more)) = inode.names.split_first() else {
+            let inner = transaction.inner.lock();
+            let displaced = inner
+                .displaced
+                .as_ref()
+                .filter(|_| inner.detached.is_none());
+            let name = displaced.ok_or(Errno::STALE)?.name.clone();
+            return Ok((name, Vec::new()));
+        };
         let more = if inode.is_provisional() { more } else { &[] };
         Ok((first.clone(), more.to_vec()))
     }
@@ -415,37 +484,49 @@ impl Engine {
     /// What is at the name now.
     ///
     /// # Errors
-    /// `ESTALE` if it is not what the mount left there.
-    fn place(
-        &self,
-        transaction: &Transaction,
-        shadow: &Shadow,
-        dir: &Dir,
-        name: &Name,
-    ) -> Result<Place, Errno> {
+    /// `ESTALE` if it is not what the mount left there, unless the commit may win.
+    fn place(&self, candidate: &Candidate, dir: &Dir, name: &Name) -> Result<Place, Errno> {
+        let &Candidate {
+            transaction,
+            shadow,
+            ..
+        } = candidate;
         let key = transaction.inode;
-        let (expected, replaces) = {
+        let (own, replacing) = {
             let state = self.state.lock();
             let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
             (
                 inode.identity,
-                state.tree.is_replacing(name.parent, &name.name),
+                state.tree.replacing(name.parent, &name.name),
             )
         };
-        match (dir.stat_at(&name.name), expected) {
-            (Err(Errno::NOENT), None) => Ok(Place::Free),
-            (Err(Errno::NOENT), Some(_)) => Err(Errno::STALE),
-            (Err(errno), _) => Err(errno),
-            (Ok(stat), None) if replaces => Ok(Place::Replaceable(stat)),
-            (Ok(_), None) => Err(Errno::STALE),
-            (Ok(stat), Some(expected)) if identity(&stat) != expected => Err(Errno::STALE),
-            (Ok(stat), Some(who)) => {
-                let stays = stat.st_nlink > 1 || self.must_stay(transaction, shadow, dir, &stat)?;
-                Ok(match stays {
-                    true => Place::Fixed(who),
-                    false => Place::Replaceable(stat),
-                })
-            }
+        let found = match dir.stat_at(&name.name) {
+            Ok(stat) => Some(stat),
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(errno),
+        };
+        // A file that was renamed over, and then removed behind the mount, leaves the name free.
+        let before = match own {
+            Some(_) => transaction.inner.lock().expected,
+            None => replacing.filter(|_| found.is_some()),
+        };
+        let conflict = Conflict::between(before, found.as_ref());
+        if let Some(conflict) = conflict {
+            self.meet_conflict(candidate, conflict)?;
+        }
+        let Some(stat) = found else {
+            return Ok(Place::Free);
+        };
+        let is_own = own == Some(identity(&stat));
+        if own.is_none() && conflict.is_none() {
+            return Ok(Place::Replaceable(stat));
+        }
+        let stays = self.must_stay(transaction, shadow, dir, &stat)?;
+        match is_own {
+            true if stat.st_nlink > 1 || stays => Ok(Place::Fixed(stat)),
+            // Not its inode to rewrite.
+            false if stays && self.privileged => Err(Errno::STALE),
+            _ => Ok(Place::Replaceable(stat)),
         }
     }
 
@@ -544,12 +625,5 @@ fn sync_dir(dir: &Dir, file: impl AsFd) -> Result<(), Errno> {
     match dir.sync() {
         Err(Errno::ACCESS) => rustix::fs::syncfs(file),
         other => other,
-    }
-}
-
-fn changed_behind(errno: Errno) -> Errno {
-    match errno {
-        Errno::EXIST => Errno::STALE,
-        errno => errno,
     }
 }

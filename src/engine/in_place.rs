@@ -14,13 +14,14 @@
 
 use super::Engine;
 use super::commit::Published;
+use super::conflict::{Candidate, Conflict};
 use super::transaction::Transaction;
 use super::tree::{Key, Name};
 use super::version::Version;
 use crate::backing::credentials::{NOTHING, acting_as};
 use crate::backing::redo;
 use crate::backing::shadow::{self, Shadow};
-use crate::backing::{Dir, Errno, Identity, Stat, dir, identity};
+use crate::backing::{Dir, Errno, Seen, Stat, dir, identity, stamp};
 use crate::sync::Arc;
 use log::{info, warn};
 use rustix::fs::RenameFlags;
@@ -83,20 +84,19 @@ impl Engine {
             || !every_writer_may_replace(&of_dir, &of_file, acls)
     }
 
-    /// Rewrites the file's inode.
+    /// Rewrites the file's inode, which is to be still as `stat` tells.
     ///
     /// # Errors
-    /// `EAGAIN` if its names have changed meanwhile; what opening and writing it says.
+    /// `ESTALE` if it was changed behind the mount; `EAGAIN` if its names have changed meanwhile; what opening and writing it says.
     pub(super) fn publish_in_place(
         &self,
-        transaction: &Transaction,
-        shadow: &Shadow,
+        candidate: &Candidate,
         dir: &Dir,
         name: &Name,
-        who: Identity,
+        stat: &Stat,
     ) -> Result<Published, Errno> {
-        let key = transaction.inode;
-        let target = match redo::open_for_rewrite(dir, &name.name, who) {
+        let key = candidate.transaction.inode;
+        let target = match redo::open_for_rewrite(dir, &name.name, identity(stat)) {
             // The name has changed since it was looked at.
             Err(Errno::STALE | Errno::NOENT) => return Err(Errno::AGAIN),
             other => other?,
@@ -108,8 +108,8 @@ impl Engine {
         };
         set_rewriting(true);
         let result = match self.move_readers_away(key, dir) {
-            Ok(true) => self.rewrite(transaction, shadow, &target, who),
-            Ok(false) => self.publish_under_all_names(key, shadow),
+            Ok(true) => self.rewrite(candidate, &target, stat),
+            Ok(false) => self.publish_under_all_names(candidate, stat),
             Err(errno) => Err(errno),
         };
         set_rewriting(false);
@@ -118,11 +118,15 @@ impl Engine {
 
     fn rewrite(
         &self,
-        transaction: &Transaction,
-        shadow: &Shadow,
+        candidate: &Candidate,
         target: &File,
-        who: Identity,
+        stat: &Stat,
     ) -> Result<Published, Errno> {
+        let &Candidate {
+            transaction,
+            shadow,
+            ..
+        } = candidate;
         let key = transaction.inode;
         let path = self.state.lock().tree.path(key).ok_or(Errno::STALE)?;
         // Everything else it has already, also what others give it meanwhile.
@@ -132,21 +136,37 @@ impl Engine {
             own.mode |= inner.privileges_dropped;
             own
         };
-        redo::rewrite(self.store()?, shadow, target, &path, &own)?;
+        let expected = (!candidate.may_win()).then(|| stamp(stat));
+        let store = self.store()?;
+        redo::rewrite(store, shadow, target, &path, &own, expected).inspect_err(|errno| {
+            if let (Errno::STALE, Ok(now)) = (*errno, rustix::fs::fstat(target)) {
+                let conflict = Conflict::between(Some(Seen::of(stat)), Some(&now));
+                transaction.inner.lock().conflict = conflict;
+            }
+        })?;
+        let seen = Seen::of(&rustix::fs::fstat(target)?);
         let version = Version::new(Arc::new(redo::open_again(target)?), true);
-        self.state.lock().tree.published(key, who, &version);
+        self.state
+            .lock()
+            .tree
+            .published(key, seen.identity, &version);
         Ok(Published {
             dirs: Vec::new(),
             version,
             late: false,
+            seen,
         })
     }
 
     /// For a file whose readers have had its inode open since before it had to stay, so that it must
     /// not change: the version becomes a new inode, which gets all names the mount knows. One after
     /// the other; a crash in between leaves each name a whole version.
-    fn publish_under_all_names(&self, key: Key, shadow: &Shadow) -> Result<Published, Errno> {
-        let store = self.store()?;
+    fn publish_under_all_names(
+        &self,
+        candidate: &Candidate,
+        stat: &Stat,
+    ) -> Result<Published, Errno> {
+        let (key, shadow) = (candidate.transaction.inode, candidate.shadow);
         let names = self.state.lock().names_of(key);
         let _locked = self.names.exclusive(names.iter().map(|name| name.parent));
         if self.state.lock().names_of(key) != names {
@@ -155,11 +175,11 @@ impl Engine {
         }
         let (name, others) = names.split_first().ok_or(Errno::STALE)?;
         let dir = self.dir(name.parent)?;
-        let old = dir.stat_at(&name.name)?;
-        let further_names = (old.st_nlink as usize) > names.len();
-        let who = identity(&rustix::fs::fstat(shadow.file())?);
-        self.while_vacant(Some(&old), Some(key), || {
-            shadow.replace_version(&dir, &name.name, store)
+        let further_names = (stat.st_nlink as usize) > names.len();
+        let seen = Seen::of(&rustix::fs::fstat(shadow.file())?);
+        self.while_vacant(Some(stat), Some(key), || {
+            let file = (&dir, &*name.name);
+            shadow::with_time_of(&dir, || self.take_place(candidate, file, stat))
         })?;
         warn!(
             "{}: readers hold the old version, so what was written becomes a file of its own{}",
@@ -172,15 +192,24 @@ impl Engine {
         );
         let mut dirs = vec![dir.clone()];
         for other in others {
-            dirs.push(self.publish_again(&dir, name, other)?);
+            let there = self
+                .dir(other.parent)
+                .and_then(|to| to.stat_at(&other.name));
+            if there.is_ok_and(|there| identity(&there) == identity(stat)) {
+                dirs.push(self.publish_again(&dir, name, other)?);
+            }
         }
         let may_change = self.may_be_rewritten(&dir, shadow.file());
         let version = Version::new(shadow.file().clone(), may_change);
-        self.state.lock().tree.published(key, who, &version);
+        self.state
+            .lock()
+            .tree
+            .published(key, seen.identity, &version);
         Ok(Published {
             dirs,
             version,
             late: false,
+            seen,
         })
     }
 

@@ -358,8 +358,9 @@ impl Engine {
         });
         let (shadow, stat) = match made {
             Ok(made) => made,
-            // It has lost its name, or its first fsync(2) is just giving it one.
-            Err(Errno::STALE | Errno::NOENT) => {
+            // It has lost its name, or its first fsync(2) is just giving it one; or its directory is
+            // not there any more.
+            Err(Errno::STALE | Errno::NOENT | Errno::NOTDIR) => {
                 let shadow = Shadow::create(store.tmp(), store, mode)?;
                 let replaced = transaction.inner.lock().replaced;
                 match (&attributes, replaced) {

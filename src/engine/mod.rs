@@ -9,8 +9,8 @@
 //! - [`direct`]: files without versions. [`io`]: read, write and their kin on open handles.
 //!   [`attributes`]: stat, chmod, xattrs.
 //! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not;
-//!   [`in_place`] where it has to keep its inode; [`validation`]: what it must be; [`aside`]: what
-//!   becomes of it if it does not.
+//!   [`in_place`] where it has to keep its inode, [`conflict`] where that is not what it was;
+//!   [`validation`]: what it must be; [`aside`]: what becomes of it if it does not.
 //!   [`locks`]: flock(2) and fcntl(2).
 //! - [`lookup`]: names to node ids, listings. [`names`]: rename, unlink and link.
 //!   [`make`]: mkdir, mknod, symlink.
@@ -21,6 +21,7 @@ mod aside;
 pub mod attributes;
 pub mod close;
 pub mod commit;
+pub mod conflict;
 mod direct;
 mod in_place;
 pub mod io;
@@ -186,6 +187,8 @@ pub struct Counters {
     pub refused: AtomicU64,
     /// Transactions whose file lost its name meanwhile.
     pub detached: AtomicU64,
+    /// Commits that found their file changed behind the mount's back.
+    pub conflicts: AtomicU64,
 }
 
 impl std::fmt::Debug for Engine {
@@ -401,6 +404,24 @@ impl Engine {
         key: Key,
         work: impl FnOnce(&Dir, &OsStr, Identity) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
+        self.at_place_by(key, |parent| self.names.shared(parent), work)
+    }
+
+    /// The same, with nobody else at the names of its directory.
+    fn alone_at_place<T>(
+        &self,
+        key: Key,
+        work: impl FnOnce(&Dir, &OsStr, Identity) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        self.at_place_by(key, |parent| self.names.exclusive([parent]), work)
+    }
+
+    fn at_place_by<'a, T>(
+        &self,
+        key: Key,
+        lock: impl Fn(Key) -> name_locks::Held<'a>,
+        work: impl FnOnce(&Dir, &OsStr, Identity) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
         loop {
             let place = |state: &State| {
                 let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
@@ -408,7 +429,7 @@ impl Engine {
                 Ok((name, inode.identity.ok_or(Errno::NOENT)?))
             };
             let (name, _) = place(&self.state.lock())?;
-            let _names = self.names.shared(name.parent);
+            let _names = lock(name.parent);
             let (still, identity) = place(&self.state.lock())?;
             if still != name {
                 continue;

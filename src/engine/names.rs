@@ -9,7 +9,7 @@ use super::transaction::{Detached, Phase, Transaction};
 use super::tree::{Key, NodeId};
 use super::{Caller, Done, Engine, State};
 use crate::backing::kept::Kind;
-use crate::backing::{Dir, Errno, Stat, identity};
+use crate::backing::{Dir, Errno, Seen, Stat, identity};
 use crate::leases::Wake;
 use crate::sync::Arc;
 use log::{debug, info};
@@ -33,7 +33,7 @@ pub struct Rename {
 
 /// What has to be told once the state lock is given back.
 #[derive(Default)]
-struct Loose {
+pub(super) struct Loose {
     completions: Vec<super::waiting::Completion>,
     detached: Vec<Arc<Transaction>>,
 }
@@ -163,7 +163,7 @@ impl Engine {
     }
 
     /// A file is about to lose a name; if that is its last, a transaction in flight is detached.
-    fn lose_name(
+    pub(super) fn lose_name(
         &self,
         state: &mut State,
         parent: Key,
@@ -220,7 +220,7 @@ impl Engine {
         }
     }
 
-    fn tell(&self, loose: Loose) {
+    pub(super) fn tell(&self, loose: Loose) {
         self.complete(loose.completions);
         for transaction in loose.detached {
             let inner = transaction.inner.lock();
@@ -418,8 +418,9 @@ impl Engine {
                     state.tree.detach(new_parent, new_name);
                 }
                 move_name(&mut state, (parent, name), (new_parent, new_name));
-                if from_flight && over.is_some() {
-                    state.tree.set_replacing(new_parent, new_name);
+                if from_flight && let Some(over) = &over {
+                    let over = Seen::of(over);
+                    state.tree.set_replacing(new_parent, new_name, over);
                 }
             }
         }

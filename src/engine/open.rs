@@ -498,8 +498,14 @@ impl Engine {
         let flags = wish.flags;
         if first {
             self.check_changeable(transaction)?;
-            let stat = self.at_place(transaction.inode, |dir, name, _| dir.stat_at(name));
-            transaction.inner.lock().replaced = stat.ok();
+            let noted = self.note_base(transaction);
+            match noted {
+                // It lost its name in the mount, and is what was opened all the same.
+                Err(_) if transaction.inner.lock().detached.is_some() => {}
+                // It is gone behind the mount since it was looked up, which is done again.
+                Err(Errno::NOENT) => return Err(Errno::STALE),
+                other => other?,
+            }
         }
         if first && !flags.truncate {
             let (_, base) = self.version(transaction.inode)?;

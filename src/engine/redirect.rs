@@ -211,6 +211,11 @@ impl State {
             return None;
         }
         redirect.looked = true;
+        if let Some(transaction) = &redirect.transaction {
+            let mut names = redirect.names.iter();
+            let opened_as = names.find(|n| n.parent == parent && *n.name == *name);
+            transaction.inner.lock().opened_as = opened_as.cloned();
+        }
         let (node, key) = (redirect.target, redirect.inode);
         let superseded = redirect.superseded;
         self.tree.looked_up(node);
@@ -271,6 +276,7 @@ impl Engine {
         };
         if self.lease_at_once(state, key, tid) == Acquire::Granted {
             self.begin_and_redirect(state, &wish);
+            state.walks(tid);
             state.spent.remove(&tid);
         }
         left_behind
@@ -304,6 +310,7 @@ impl Engine {
             };
             let writer = redirect.transaction.as_ref().map(|t| t.writer.clone());
             state.send_elsewhere(caller.tid, writer);
+            state.walks(caller.tid);
             redirect
         };
         if let Some(transaction) = redirect.transaction {

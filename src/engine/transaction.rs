@@ -1,14 +1,16 @@
 //! A writer's private version under construction.
 
-use super::tree::{Key, NodeId};
+use super::conflict::Conflict;
+use super::tree::{Key, Name, NodeId};
 use super::version::Version;
 use super::{Engine, Settings};
 use crate::backing::kept::Kind;
 use crate::backing::shadow::{self, Own, Shadow};
-use crate::backing::{Credentials, Errno, Stat};
+use crate::backing::{Credentials, Errno, Seen, Stat};
 use crate::owner::ProcessWatch;
 use crate::sync::{Arc, Mutex, RwLock};
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,6 +52,15 @@ pub struct Detached {
     pub kind: Kind,
     /// For the log.
     pub reason: &'static str,
+}
+
+/// A name that another file took behind the mount.
+#[derive(Clone, Debug)]
+pub struct Displaced {
+    /// Which it was.
+    pub name: Name,
+    /// The way there within the mount.
+    pub path: Vec<OsString>,
 }
 
 /// A transaction. Its lease is held by `writer.tid` until it ends.
@@ -115,6 +126,14 @@ pub struct Inner {
     pub explicit: Own,
     /// The file's attributes when it began.
     pub replaced: Option<Stat>,
+    /// What the commit is to find in BACKING; `None`: nothing, or it is not known.
+    pub expected: Option<Seen>,
+    /// What it found instead.
+    pub conflict: Option<Conflict>,
+    /// The name by which its opener came, if it had to be looked up for it.
+    pub opened_as: Option<Name>,
+    /// The name that another file took behind the mount: that one, or the last.
+    pub displaced: Option<Displaced>,
     /// The file's attributes when the shadow got its copy of them.
     pub attributes_of: Option<Stat>,
     /// Written by someone without privileges: set-user-id and capabilities go.
@@ -188,6 +207,10 @@ impl Transaction {
                 watch: None,
                 explicit: Own::default(),
                 replaced: None,
+                expected: None,
+                conflict: None,
+                opened_as: None,
+                displaced: None,
                 attributes_of: None,
                 privileges_dropped: false,
                 detached: None,

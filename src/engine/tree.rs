@@ -13,9 +13,9 @@
 //! no entry of its own.
 
 use super::map::{Equivalent, Map};
-use super::transaction::Transaction;
+use super::transaction::{Displaced, Transaction};
 use super::version::Version;
-use crate::backing::{Identity, Stat};
+use crate::backing::{Identity, Seen, Stat};
 use crate::sync::{Arc, Weak};
 use rustix::fs::FileType;
 use smallvec::SmallVec;
@@ -179,7 +179,7 @@ pub struct Tree {
     /// The names of files being created, by directory: BACKING's own listing lacks them.
     provisional: HashMap<Key, HashSet<Arc<OsStr>>>,
     /// Those among them that BACKING has for another file, which the commit will replace.
-    replacing: Map<Name, ()>,
+    replacing: Map<Name, Seen>,
     /// The number to report for files whose number in BACKING is not it.
     renumbered: Map<Identity, u64>,
     /// Numbers that are reported for such a file, and so are not free for the file of BACKING
@@ -287,9 +287,14 @@ impl Tree {
     }
 
     /// A file being created was renamed over one of BACKING, which its commit replaces.
-    pub fn set_replacing(&mut self, parent: Key, name: &OsStr) {
+    pub fn set_replacing(&mut self, parent: Key, name: &OsStr, over: Seen) {
         let name = Arc::from(name);
-        self.replacing.insert(Name { parent, name }, ());
+        self.replacing.insert(Name { parent, name }, over);
+    }
+
+    /// The file of BACKING whose name is that of a file being created.
+    pub fn replacing(&self, parent: Key, name: &OsStr) -> Option<Seen> {
+        self.replacing.get(&NameRef { parent, name }).copied()
     }
 
     /// Is it the name of a file being created, and of another one in BACKING?
@@ -540,7 +545,10 @@ impl Tree {
         }
         match self.child(parent, name) {
             Some(known) if known == key => return,
-            Some(_) => drop(self.detach(parent, name)),
+            Some(other) => {
+                self.displace(other, parent, name);
+                self.detach(parent, name);
+            }
             None => {}
         }
         if self.inode(key).is_some_and(|inode| inode.children > 0) && self.is_below(parent, key) {
@@ -550,12 +558,13 @@ impl Tree {
                 self.detach(name.parent, &name.name);
             }
         }
-        let Some(inode) = self.inodes.get_mut(&key) else {
-            return;
-        };
         let name = Name {
             parent,
             name: Arc::from(name),
+        };
+        self.restore_displaced(key, &name);
+        let Some(inode) = self.inodes.get_mut(&key) else {
+            return;
         };
         inode.names.push(name.clone());
         if inode.is_provisional() {
@@ -565,6 +574,34 @@ impl Tree {
         self.children.insert(name, key);
         if let Some(parent) = self.inodes.get_mut(&parent) {
             parent.children += 1;
+        }
+    }
+
+    /// Another file takes a name of this one, behind the mount: a transaction in flight is told.
+    fn displace(&self, key: Key, parent: Key, name: &OsStr) {
+        let Some(inode) = self.inode(key) else {
+            return;
+        };
+        if let (Some(transaction), Some(mut path)) = (&inode.transaction, self.path(parent)) {
+            path.push(name.to_owned());
+            let name = Name {
+                parent,
+                name: Arc::from(name),
+            };
+            let mut inner = transaction.inner.lock();
+            if inner.opened_as.as_ref() == Some(&name) || inode.names.len() == 1 {
+                inner.displaced = Some(Displaced { name, path });
+            }
+        }
+    }
+
+    /// It has the name back.
+    fn restore_displaced(&self, key: Key, name: &Name) {
+        if let Some(transaction) = self.inode(key).and_then(|i| i.transaction.as_ref()) {
+            let displaced = &mut transaction.inner.lock().displaced;
+            if displaced.as_ref().is_some_and(|d| d.name == *name) {
+                *displaced = None;
+            }
         }
     }
 

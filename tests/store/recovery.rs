@@ -69,6 +69,62 @@ fn a_leftover_of_a_commit_is_removed() {
     }
 }
 
+/// The name of an exchange in `.latchfs/tmp`: which version takes the place of which file.
+fn ticket(version: &fs::Metadata, old: &fs::Metadata) -> String {
+    format!(
+        "1a.2-{:x}-{:x}-{:x}-{:x}-{:x}",
+        version.ino(),
+        old.ino(),
+        old.size(),
+        old.mtime(),
+        old.mtime_nsec()
+    )
+}
+
+#[test]
+fn an_exchange_that_was_interrupted_leaves_nothing_but_what_is_not_latchfs_own() {
+    for user in BOTH {
+        let mount = options().user(user).mount();
+        mount.bash("mkdir d; echo version > d/f; echo old > old; echo theirs > theirs");
+        mount.unmount();
+        let stat = |name: &str| mount.behind(name).metadata().expect("stat");
+        let name = ticket(&stat("d/f"), &stat("old"));
+        // The old version, which the new one has replaced.
+        let leave = |file: &str| {
+            let to = mount.behind(".latchfs/tmp").join(&name);
+            fs::rename(mount.behind(file), to).expect("mv");
+        };
+        leave("old");
+        mount.start();
+        assert_eq!(mount.store("tmp"), [""; 0]);
+        assert_eq!(mount.store("kept"), [""; 0]);
+        mount.unmount();
+        // What somebody put in its place in that moment.
+        leave("theirs");
+        mount.start();
+        assert_eq!(mount.store("tmp"), [""; 0]);
+        let said = put_right(&mount);
+        assert!(
+            said.iter().any(|line| line.contains("in the place of d/f")),
+            "{said:?}"
+        );
+        let kept = mount.store("kept");
+        assert_eq!(kept.len(), 2, "{kept:?}");
+        let data = kept
+            .iter()
+            .find(|name| name.ends_with(".data"))
+            .expect("the file");
+        assert_eq!(
+            mount.read_behind(&format!(".latchfs/kept/{data}")),
+            "theirs\n"
+        );
+        assert_eq!(
+            mount.bash("ls -A . d; cat d/f"),
+            ".:\nd\n\nd:\nf\nversion\n"
+        );
+    }
+}
+
 fn chmod(path: &std::path::Path, mode: u32) {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
     fs::set_permissions(path, mode).expect("chmod");
