@@ -67,7 +67,7 @@ fn tree(dir: &Path) -> Vec<PathBuf> {
 fn a_bad_command_line_exits_with_2() {
     let scene = Scene::new();
     scene.refuses(&[], 2, "requires a subcommand");
-    scene.refuses(&["mount", "backing"], 2, "<MOUNTPOINT>");
+    scene.refuses(&["mount"], 2, "<BACKING>");
     scene.refuses(&["mount", "--bogus", "backing", "point"], 2, "--bogus");
     scene.refuses(
         &["mount", "-o", "ro,bogus", "backing", "point"],
@@ -130,7 +130,6 @@ fn a_bad_mountpoint_exits_with_4() {
         4,
         "MOUNTPOINT file is not a directory",
     );
-    scene.refuses(&["mount", "backing", "backing"], 4, "not supported yet");
     scene.refuses(&["mount", "backing", "backing/sub"], 4, "is inside BACKING");
     scene.refuses(
         &["mount", "backing/sub", "backing"],
@@ -154,7 +153,7 @@ fn help_and_version_go_to_stdout_and_list_the_exit_codes() {
         assert!(output.status.success());
         let help = String::from_utf8(output.stdout).unwrap();
         assert!(
-            help.contains("Exit codes:\n  0  done\n  1  internal failure\n"),
+            help.contains("Exit codes:\n  0  done\n  1  internal failure"),
             "{help}"
         );
     }
