@@ -11,8 +11,10 @@
 //! - [`exchange`]: taking the place of a file only if it is still the one that was expected.
 //! - [`kept`]: versions that could not become the file.
 //! - [`redo`]: rewriting an inode in place so that a crash in the middle is finished later.
+//! - [`append_log`]: where the records end that are being appended to a file.
 //! - [`recover`]: what the next mount puts right before it serves.
 
+pub mod append_log;
 pub mod credentials;
 pub mod dir;
 pub mod exchange;

@@ -1,5 +1,6 @@
 //! What the next mount puts right before it serves, after a daemon that was killed (S2).
 
+use super::append_log::{self, Trimmed};
 use super::exchange::{Leftover, Ticket};
 use super::redo::{self, Replayed};
 use super::store::{Store, since_epoch};
@@ -18,16 +19,17 @@ pub type Action = String;
 /// # Errors
 /// `EIO`, `ENOSPC`, ...: BACKING should not be served then.
 pub fn recover(root: &Dir, store: &Store) -> Result<Vec<Action>, Errno> {
-    let mut actions: Vec<Action> = redo::replay(root, store)?
-        .into_iter()
-        .map(|(what, path)| match what {
-            Replayed::Finished => format!("finished the interrupted update of {path}"),
-            Replayed::Kept => {
-                format!("kept an interrupted update of {path} aside: the file is no longer there")
-            }
-            Replayed::Removed => format!("removed the unused redo/{path}"),
-        })
-        .collect();
+    // First: of a file that is to be rewritten, whatever was appended to it goes.
+    let trimmed = append_log::trim(root, store)?;
+    let mut actions: Vec<Action> = trimmed.iter().map(say_trimmed).collect();
+    let replayed = redo::replay(root, store)?;
+    actions.extend(replayed.into_iter().map(|(what, path)| match what {
+        Replayed::Finished => format!("finished the interrupted update of {path}"),
+        Replayed::Kept => {
+            format!("kept an interrupted update of {path} aside: the file is no longer there")
+        }
+        Replayed::Removed => format!("removed the unused redo/{path}"),
+    }));
     store.keeper().tidy();
     for entry in store.tmp().list()? {
         actions.push(clear(root, store, &entry.name)?);
@@ -68,4 +70,16 @@ fn clear(root: &Dir, store: &Store, name: &OsStr) -> Result<Action, Errno> {
         "kept what somebody put in the place of {shown} aside, as {id}: an update that was interrupted \
          had just replaced it"
     ))
+}
+
+fn say_trimmed(trimmed: &Trimmed) -> Action {
+    let Trimmed { path, length, lost } = trimmed;
+    match lost {
+        0 => format!(
+            "left {path} as it is: it was changed by something else while it was appended to"
+        ),
+        _ => format!(
+            "removed an incomplete record from the end of {path}: {lost} bytes after {length}"
+        ),
+    }
 }

@@ -23,7 +23,7 @@ const DATA: &str = ".data";
 const RECORD: &str = ".json";
 
 /// Seconds and nanoseconds since the epoch.
-type Birth = (i64, u32);
+pub(super) type Birth = (i64, u32);
 
 /// Which inode a version in `.latchfs/redo` is for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -280,9 +280,9 @@ fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String
 }
 
 /// The inode that a record is for. Its device number may be another after a reboot.
-struct Wanted {
-    ino: u64,
-    born: Option<Birth>,
+pub(super) struct Wanted {
+    pub(super) ino: u64,
+    pub(super) born: Option<Birth>,
 }
 
 impl Wanted {
@@ -298,7 +298,7 @@ impl Wanted {
 }
 
 /// When an inode was made; `None` where the file system does not tell (statx(2)).
-fn birth(file: &File) -> Option<Birth> {
+pub(super) fn birth(file: &File) -> Option<Birth> {
     let wanted = StatxFlags::BTIME;
     let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, wanted).ok()?;
     let told = StatxFlags::from_bits_retain(stat.stx_mask).contains(wanted);
@@ -309,7 +309,7 @@ fn birth(file: &File) -> Option<Birth> {
 const DEEPEST: usize = 1000;
 
 /// Looks for an inode in the whole tree: it, or a directory above it, was renamed since.
-fn search(root: &Dir, wanted: &Wanted) -> Option<File> {
+pub(super) fn search(root: &Dir, wanted: &Wanted) -> Option<File> {
     let device = root.stat().ok()?.st_dev;
     let open = |dir: &Dir, name: &OsStr| wanted.open(dir, name);
     search_below(root, (wanted.ino, device), &mut Vec::new(), &open)
@@ -361,7 +361,7 @@ fn search_below<T>(
 }
 
 /// The inode of a record. No path leads out of BACKING: [`Dir`] takes plain names only.
-fn open_target(root: &Dir, path: &[OsString], wanted: &Wanted) -> Option<File> {
+pub(super) fn open_target(root: &Dir, path: &[OsString], wanted: &Wanted) -> Option<File> {
     let (name, parents) = path.split_last()?;
     let mut at = root.clone();
     for parent in parents {

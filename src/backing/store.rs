@@ -5,6 +5,7 @@
 //!                  is mounted, the device number of the mount (as in /proc/self/mountinfo)
 //! .latchfs/tmp/    names that exist for the moment of a commit
 //! .latchfs/redo/   versions on their way into an inode that must stay (see `redo`)
+//! .latchfs/append/ logs of the records that are being appended to files (see `append_log`)
 //! .latchfs/kept/   versions that were written but could not become the file, see `kept`
 //! ```
 
@@ -31,6 +32,7 @@ pub(super) const KEPT: &str = "kept";
 pub struct Store {
     tmp: Dir,
     redo: Dir,
+    append: Dir,
     keeper: Keeper,
     /// Holds the lock for as long as the store lives.
     lock: File,
@@ -82,6 +84,7 @@ impl Store {
             keeper: Keeper::new(sub(KEPT)?, tmp.clone()),
             tmp,
             redo: sub("redo")?,
+            append: sub("append")?,
             lock,
             epoch: since_epoch().as_nanos(),
             next: AtomicU64::new(0),
@@ -106,6 +109,11 @@ impl Store {
     /// Where redo records live.
     pub fn redo(&self) -> &Dir {
         &self.redo
+    }
+
+    /// Where the logs of files that are being appended to live.
+    pub fn append(&self) -> &Dir {
+        &self.append
     }
 
     /// Keeps versions that can't become the file.

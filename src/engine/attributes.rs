@@ -7,6 +7,7 @@
 use super::lookup::{Attributes, VALID};
 use super::transaction::{Phase, Transaction};
 use super::tree::{Key, NodeId};
+use super::turn::Turn;
 use super::{Caller, Done, Engine};
 use crate::backing::credentials::{APPROVED_BUT_SETGID, NOTHING, acting_as};
 use crate::backing::dir;
@@ -69,8 +70,10 @@ impl Engine {
             let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
             let (transaction, version) = state.tree.alive(node);
             let creating = inode.transaction.clone().filter(|_| inode.is_provisional());
-            // By another name, a hard link may be replaced without the kernel hearing of it.
-            let calm = inode.current == node && !inode.linked;
+            // By another name, a hard link may be replaced without the kernel hearing of it. And a
+            // file that is appended to grows.
+            let grows = version.as_ref().is_some_and(|v| v.growth().is_some());
+            let calm = inode.current == node && !inode.linked && !grows;
             let valid = if calm { VALID } else { Duration::ZERO };
             let names = inode.names.len();
             (
@@ -97,7 +100,10 @@ impl Engine {
             return Ok(Attributes::changing(reported, stat));
         }
         if let Some(version) = version {
-            let stat = rustix::fs::fstat(version.file())?;
+            let mut stat = rustix::fs::fstat(version.file())?;
+            if version.growth().is_some() {
+                stat.st_size = version.length()? as _;
+            }
             return Ok(Attributes {
                 stat,
                 reported,
@@ -272,6 +278,16 @@ impl Engine {
             let result = self.change_as(caller, node, &change);
             return done(result.and_then(|()| self.attributes(node)));
         };
+        let appender =
+            change
+                .handle
+                .and_then(|handle| match self.handles.get(&handle).as_deref() {
+                    Some(super::Handle::Append(appender)) => Some(appender.clone()),
+                    _ => None,
+                });
+        if let Some(appender) = appender {
+            return self.truncate_appended(caller, node, (appender, change, size), done);
+        }
         match self.direct_to_truncate(caller, node, change.handle) {
             Ok(None) => {}
             Ok(Some(file)) => {
@@ -291,8 +307,49 @@ impl Engine {
         }
         let truncation = match truncation {
             Ok(truncation) => truncation,
+            Err(Errno::AGAIN) => return self.truncate_after_record(caller, node, done),
             Err(errno) => return done(Err(errno)),
         };
+        self.truncate_by(caller, node, (change, size), truncation, done);
+    }
+
+    /// A record is being appended, which does not take long.
+    fn truncate_after_record(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        done: Done<Attributes>,
+    ) {
+        let writer = self.writer(caller);
+        let key = match self.key_of(node) {
+            Ok(key) => key,
+            Err(errno) => return done(Err(errno)),
+        };
+        let limit = self.settings().defaults.lock_timeout;
+        self.take_turn(caller, key, limit, move |engine, turn| match turn {
+            Ok(Turn::Taken) => {
+                {
+                    let state = &mut *engine.state.lock();
+                    let transaction = engine.begin(state, key, writer, Phase::Pending);
+                    let target = transaction.node;
+                    state.redirect(caller, key, node, target, None, Some(transaction));
+                }
+                done(Err(Errno::STALE));
+            }
+            Ok(Turn::Own(_) | Turn::Again) => done(Err(Errno::BUSY)),
+            Err(errno) => done(Err(errno)),
+        });
+    }
+
+    /// Truncates a version, and commits it if that is all of it.
+    pub(super) fn truncate_by(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: NodeId,
+        (change, size): (Change, u64),
+        truncation: (Arc<Transaction>, bool),
+        done: Done<Attributes>,
+    ) {
         // Making the shadow may copy a large file.
         self.spawn(move |engine| {
             let (transaction, whole) = truncation;
@@ -370,6 +427,14 @@ impl Engine {
                 state.redirect(caller, key, node, target, None, Some(transaction));
                 Err(Errno::STALE)
             }
+            // Nobody writes it: a record is under way.
+            _ if state
+                .tree
+                .inode(key)
+                .is_some_and(|i| i.transaction.is_none()) =>
+            {
+                Err(Errno::AGAIN)
+            }
             _ => Err(Errno::BUSY),
         }
     }
@@ -385,17 +450,22 @@ impl Engine {
             whole
         };
         if whole {
-            let base = self
-                .check_changeable(&transaction)
-                .and_then(|()| self.note_base(&transaction))
-                .and_then(|()| self.version(transaction.inode));
-            let mut inner = transaction.inner.lock();
-            match base {
-                Ok((_, base)) => inner.base = Some(base),
-                Err(errno) => inner.failed = Some(errno),
-            }
+            self.take_base(&transaction);
         }
         (transaction, whole)
+    }
+
+    /// A truncation that is a transaction of its own starts from what is there.
+    pub(super) fn take_base(&self, transaction: &Transaction) {
+        let base = self
+            .check_changeable(transaction)
+            .and_then(|()| self.note_base(transaction))
+            .and_then(|()| self.version(transaction.inode));
+        let mut inner = transaction.inner.lock();
+        match base {
+            Ok((_, base)) => inner.base = Some(base),
+            Err(errno) => inner.failed = Some(errno),
+        }
     }
 
     /// What the kernel has judged on the mount that the caller may change. For a change of owner or

@@ -6,6 +6,7 @@
 //! RELEASE commits what is left: what a mapping wrote after close(), or when two last holders
 //! closed at the same moment and each saw the other.
 
+use super::append::Appender;
 use super::direct::DirectFile;
 use super::io::Handle;
 use super::transaction::{Continuation, Detached, Inner, Phase, Transaction};
@@ -22,6 +23,13 @@ impl Engine {
     /// # Errors
     /// What the commit says, if this close is the last (W6), or the error of a write before (W8).
     pub fn flush(self: &Arc<Self>, caller: Caller, handle: u64, done: Done<()>) {
+        let appender = match self.handles.get(&handle).as_deref() {
+            Some(Handle::Append(appender)) => Some(appender.clone()),
+            _ => None,
+        };
+        if let Some(appender) = appender {
+            return self.close_appender(caller, appender, done);
+        }
         let transaction = match self.handles.get(&handle).as_deref() {
             Some(Handle::Transaction {
                 transaction,
@@ -186,16 +194,17 @@ impl Engine {
     pub fn release(self: &Arc<Self>, handle: u64) {
         self.unlock_released(handle);
         let file = |_: &u64, handle: &Handle| !matches!(handle, Handle::Directory(_));
-        if let Some((
-            _,
-            Handle::Transaction {
-                transaction,
-                flushed,
-                ..
-            },
-        )) = self.handles.remove_if(&handle, file)
-        {
-            self.drop_handle_of(&transaction, flushed.into_inner());
+        match self.handles.remove_if(&handle, file) {
+            Some((
+                _,
+                Handle::Transaction {
+                    transaction,
+                    flushed,
+                    ..
+                },
+            )) => self.drop_handle_of(&transaction, flushed.into_inner()),
+            Some((_, Handle::Append(appender))) => self.drop_appender(appender),
+            _ => {}
         }
     }
 
@@ -254,6 +263,7 @@ impl Engine {
             }
             self.settle(&transaction);
         }
+        self.retire_all();
     }
 
     /// fsync(2) of a handle: what has been written so far is committed (W6).
@@ -264,11 +274,13 @@ impl Engine {
         enum Kept {
             Transaction(Arc<Transaction>),
             Direct(Arc<DirectFile>),
+            Append(Arc<Appender>),
             Version,
         }
         let open = self.handles.get(&handle).map(|handle| match &*handle {
             Handle::Transaction { transaction, .. } => Kept::Transaction(transaction.clone()),
             Handle::Direct(direct) => Kept::Direct(direct.clone()),
+            Handle::Append(appender) => Kept::Append(appender.clone()),
             Handle::Reader { .. } | Handle::Directory(_) => Kept::Version,
         });
         match open {
@@ -276,6 +288,9 @@ impl Engine {
                 self.spawn(move |engine| engine.commit_so_far(&transaction, done));
             }
             Some(Kept::Direct(direct)) => self.sync_direct(direct, done),
+            Some(Kept::Append(appender)) => {
+                self.spawn(move |engine| done(engine.sync_appended(&appender)));
+            }
             // A committed version is as durable as the mount makes versions.
             Some(Kept::Version) => done(Ok(())),
             None => done(Err(Errno::BADF)),

@@ -446,7 +446,7 @@ impl Engine {
                 dirs.push(to);
             }
             let may_change = self.may_be_rewritten(&dir, shadow.file());
-            let version = Version::new(shadow.file().clone(), may_change);
+            let version = self.new_version(key, shadow.file().clone(), may_change, true);
             let mut state = self.state.lock();
             state.tree.published(key, seen.identity, &version);
             return Ok(Published {

@@ -15,7 +15,7 @@ use super::{Caller, Done, Engine, State};
 use crate::backing::shadow;
 use crate::backing::{Credentials, Dir, Errno, dir, identity};
 use crate::config::Durability;
-use crate::rules::Treatment;
+use crate::rules::{Policy, Treatment};
 use crate::sync::Arc;
 use crate::sync::atomic::AtomicU64;
 use log::warn;
@@ -53,26 +53,39 @@ impl Engine {
         self.settings().treatment(&path)
     }
 
-    /// Has a file without a transaction in flight, treated like this, to be opened directly? If it
-    /// is open otherwise, it gets a fresh node id for that.
+    /// What a file without a transaction in flight, treated like this, is to be opened as. If it is
+    /// open otherwise, it gets a fresh node id for that. `appends`: by somebody who is to append to
+    /// it.
     pub(super) fn settle_policy(
         &self,
         state: &mut State,
         key: Key,
         treatment: Option<&Treatment>,
-    ) -> bool {
-        let current = state.tree.inode(key).map(|inode| inode.current);
+        appends: bool,
+    ) -> Policy {
+        let inode = state.tree.inode(key);
+        let appended = inode.is_some_and(|inode| inode.appended);
+        let current = inode.map(|inode| inode.current);
         let open = current.and_then(|current| state.tree.alive(current).1);
-        match (open, treatment.map(Treatment::is_direct)) {
+        let policy = match treatment.and_then(|treatment| treatment.policy) {
+            Some(Policy::Direct) => Policy::Direct,
+            Some(Policy::Append) => Policy::Append,
+            _ if appends || appended || state.appenders.contains_key(&key) => Policy::Append,
+            _ => Policy::Atomic,
+        };
+        match open {
             // Without a name it stays what it is.
-            (Some(open), None) => open.direct,
-            (Some(open), Some(direct)) => {
-                if open.direct != direct {
+            Some(open) if treatment.is_none() => open.policy,
+            // Nor does one that may grow stop to.
+            Some(open) if open.policy == Policy::Append && policy == Policy::Atomic => open.policy,
+            Some(open) if open.policy != policy => {
+                // Who is to append does it in a way in which those who read it notice.
+                if policy != Policy::Append || !appends {
                     state.tree.renew(key);
                 }
-                direct
+                policy
             }
-            (None, direct) => direct.unwrap_or_default(),
+            _ => policy,
         }
     }
 
@@ -139,9 +152,9 @@ impl Engine {
     ) -> Result<Arc<Version>, Errno> {
         let mut state = self.state.lock();
         if let Some(open) = state.tree.alive(node).1 {
-            return match open.direct {
-                true => Ok(open),
-                false => Err(Errno::STALE),
+            return match open.policy {
+                Policy::Direct => Ok(open),
+                Policy::Atomic | Policy::Append => Err(Errno::STALE),
             };
         }
         let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
@@ -218,7 +231,9 @@ impl Engine {
             let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
             let in_flight = inode.transaction.is_some();
             let treatment = self.treatment_of(&state, key);
-            if in_flight || !self.settle_policy(&mut state, key, treatment.as_ref()) {
+            let treatment = treatment.as_ref();
+            if in_flight || self.settle_policy(&mut state, key, treatment, false) != Policy::Direct
+            {
                 return Ok(None);
             }
             let current = state.tree.inode(key).map(|inode| inode.current);
@@ -268,13 +283,19 @@ impl Engine {
         Ok(written as u32)
     }
 
-    /// Is a rename that of a direct file to a name with versions? Then what was written must be
-    /// durable first (N2).
+    /// Is a rename that of a file without versions, or of one that was appended to, to a name with
+    /// versions? Then what was written must be durable first (N2).
     pub(super) fn makes_a_version(&self, from: (Key, &OsStr), to: (Key, &OsStr)) -> bool {
+        let appended = || {
+            let state = self.state.lock();
+            let inode = state.tree.child(from.0, from.1);
+            let inode = inode.and_then(|key| state.tree.inode(key));
+            inode.is_some_and(|inode| inode.appended)
+        };
         let to = self.treatment_at(to.0, to.1);
         to.durability != Durability::None
             && !to.is_direct()
-            && self.treatment_at(from.0, from.1).is_direct()
+            && (self.treatment_at(from.0, from.1).is_direct() || appended())
     }
 
     /// Makes the file of a name durable.

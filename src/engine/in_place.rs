@@ -17,7 +17,6 @@ use super::commit::Published;
 use super::conflict::{Candidate, Conflict};
 use super::transaction::Transaction;
 use super::tree::{Key, Name};
-use super::version::Version;
 use crate::backing::credentials::{NOTHING, acting_as};
 use crate::backing::redo;
 use crate::backing::shadow::{self, Shadow};
@@ -107,7 +106,8 @@ impl Engine {
             }
         };
         set_rewriting(true);
-        let result = match self.move_readers_away(key, dir) {
+        let retired = self.retire_for_good(key);
+        let result = match retired.and_then(|()| self.move_readers_away(key, dir)) {
             Ok(true) => self.rewrite(candidate, &target, stat),
             Ok(false) => self.publish_under_all_names(candidate, stat),
             Err(errno) => Err(errno),
@@ -145,7 +145,8 @@ impl Engine {
             }
         })?;
         let seen = Seen::of(&rustix::fs::fstat(target)?);
-        let version = Version::new(Arc::new(redo::open_again(target)?), true);
+        let file = Arc::new(redo::open_again(target)?);
+        let version = self.new_version(key, file, true, true);
         self.state
             .lock()
             .tree
@@ -200,7 +201,7 @@ impl Engine {
             }
         }
         let may_change = self.may_be_rewritten(&dir, shadow.file());
-        let version = Version::new(shadow.file().clone(), may_change);
+        let version = self.new_version(key, shadow.file().clone(), may_change, true);
         self.state
             .lock()
             .tree

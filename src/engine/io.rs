@@ -1,8 +1,10 @@
 //! Read, write and their kin on open handles.
 
+use super::append::Appender;
 use super::direct::{DirectFile, clear_privileges};
 use super::lookup::Listing;
 use super::transaction::{Phase, Transaction};
+use super::turn::Turn;
 use super::version::{KernelFile, Version};
 use super::{Caller, Done, Engine};
 use crate::backing::Errno;
@@ -44,6 +46,8 @@ pub enum Handle {
     },
     /// Of a file of BACKING itself.
     Direct(Arc<DirectFile>),
+    /// With `O_APPEND`, of a file that grows by records.
+    Append(Arc<Appender>),
     /// Of a directory.
     Directory(Arc<Listing>),
 }
@@ -70,15 +74,36 @@ impl Handle {
 
 /// What a handle reads and writes.
 enum Target {
-    Version(Arc<File>),
+    Version(Arc<Version>),
     Transaction(Arc<Transaction>, bool),
     Direct(Arc<DirectFile>),
+    Append(Arc<Appender>),
+}
+
+/// What a handle reads.
+struct Source {
+    file: Arc<File>,
+    /// What it must not see more of than there is of this, in whole records.
+    version: Option<Arc<Version>>,
+}
+
+impl Source {
+    /// How many of `size` bytes at `offset` there are to be seen.
+    fn visible(&self, offset: u64, size: u64) -> Result<u64, Errno> {
+        match &self.version {
+            Some(version) if version.growth().is_some() => {
+                Ok(version.length()?.saturating_sub(offset).min(size))
+            }
+            _ => Ok(size),
+        }
+    }
 }
 
 /// What may be written through a handle.
 enum Written {
     Transaction(Arc<Transaction>),
     Direct(Arc<DirectFile>),
+    Append(Arc<Appender>),
 }
 
 /// Where the bytes of a write(2) go, and how.
@@ -88,6 +113,8 @@ pub struct Placement {
     pub offset: u64,
     /// The handle has `O_APPEND`: at the end of the file, wherever that is.
     pub append: bool,
+    /// It comes from a mapping.
+    pub mapped: bool,
     /// The kernel wants set-user-id and capabilities gone.
     pub drop_privileges: bool,
 }
@@ -95,13 +122,14 @@ pub struct Placement {
 impl Engine {
     fn target(&self, handle: u64) -> Result<Target, Errno> {
         match self.handles.get(&handle).as_deref() {
-            Some(Handle::Reader { version, .. }) => Ok(Target::Version(version.file())),
+            Some(Handle::Reader { version, .. }) => Ok(Target::Version(version.clone())),
             Some(Handle::Transaction {
                 transaction,
                 writable,
                 ..
             }) => Ok(Target::Transaction(transaction.clone(), *writable)),
             Some(Handle::Direct(direct)) => Ok(Target::Direct(direct.clone())),
+            Some(Handle::Append(appender)) => Ok(Target::Append(appender.clone())),
             _ => Err(Errno::BADF),
         }
     }
@@ -111,16 +139,30 @@ impl Engine {
         match self.target(handle)? {
             Target::Transaction(transaction, true) => Ok(Written::Transaction(transaction)),
             Target::Direct(direct) if direct.writable => Ok(Written::Direct(direct)),
+            Target::Append(appender) => Ok(Written::Append(appender)),
             _ => Err(Errno::BADF),
         }
     }
 
     /// The file a handle reads from; `None` if its content is empty.
-    fn readable(&self, handle: u64) -> Result<Option<Arc<File>>, Errno> {
+    fn readable(&self, handle: u64) -> Result<Option<Source>, Errno> {
+        let plain = |file| Source {
+            file,
+            version: None,
+        };
+        let of_version = |version: Arc<Version>| Source {
+            file: version.file(),
+            version: Some(version),
+        };
         Ok(match self.target(handle)? {
-            Target::Version(file) => Some(file),
-            Target::Direct(direct) => Some(direct.file.clone()),
-            Target::Transaction(transaction, _) => transaction.inner.lock().content(),
+            Target::Version(version) => Some(of_version(version)),
+            Target::Direct(direct) => Some(plain(direct.file.clone())),
+            Target::Append(appender) if appender.readable => {
+                let version = self.version_to_append(appender.inode, Some(appender.version()))?;
+                Some(of_version(version))
+            }
+            Target::Append(_) => return Err(Errno::BADF),
+            Target::Transaction(transaction, _) => transaction.inner.lock().content().map(plain),
         })
     }
 
@@ -137,15 +179,20 @@ impl Engine {
     /// # Errors
     /// `EIO`; `EBADF` for a handle that is none.
     pub fn read(self: &Arc<Self>, handle: u64, offset: u64, size: u32, done: Done<Vec<u8>>) {
-        let file = match self.readable(handle) {
+        let source = match self.readable(handle) {
             // No file is so long, and the place after the last byte read must be a number, too.
             Ok(Some(_)) if offset.checked_add(size.into()).is_none() => {
                 return done(Ok(Vec::new()));
             }
-            Ok(Some(file)) => file,
+            Ok(Some(source)) => source,
             Ok(None) => return done(Ok(Vec::new())),
             Err(errno) => return done(Err(errno)),
         };
+        let size = match source.visible(offset, size.into()) {
+            Ok(size) => size,
+            Err(errno) => return done(Err(errno)),
+        };
+        let file = source.file;
         let mut buffer = vec![0; size as usize];
         match read_cached(&file, &mut buffer, offset) {
             Some(read) => {
@@ -192,6 +239,9 @@ impl Engine {
                     let write = || engine.write_direct(&direct, placement, &data);
                     done(engine.with_room(to, data.len() as u64, write));
                 });
+            }
+            Ok(Written::Append(appender)) => {
+                return self.append(caller, appender, placement, data, done);
             }
             Err(errno) => return done(Err(errno)),
         };
@@ -272,7 +322,7 @@ impl Engine {
     /// Does something to a transaction's shadow, making it first if there is none; an error of it
     /// spoils the transaction (W8). `room`: how many bytes it needs, for which kept versions make way,
     /// which blocks; an event thread says `None`, and a lack of room then spoils nothing yet.
-    fn modify(
+    pub(super) fn modify(
         &self,
         transaction: &Arc<Transaction>,
         room: Option<u64>,
@@ -446,6 +496,19 @@ impl Engine {
             Err(errno) => return done(Err(errno)),
         };
         let mode = FallocateFlags::from_bits_retain(mode as u32);
+        if let Written::Append(appender) = written {
+            let (key, limit) = (appender.inode, appender.lock_timeout);
+            return self.take_turn(caller, key, limit, move |engine, turn| match turn {
+                Ok(Turn::Taken) => {
+                    let result = engine.allocate_appended(&appender, (mode, offset, length));
+                    engine.end_turn(key);
+                    done(result);
+                }
+                // Its thread is writing the file itself, or the file has just lost its name.
+                Ok(Turn::Own(_) | Turn::Again) => done(Err(Errno::BUSY)),
+                Err(errno) => done(Err(errno)),
+            });
+        }
         self.spawn(move |engine| {
             let transaction = match written {
                 Written::Transaction(transaction) => transaction,
@@ -456,6 +519,7 @@ impl Engine {
                     let to = (&*direct.file, &direct.who);
                     return done(cleared.and_then(|()| engine.with_room(to, length, approved)));
                 }
+                Written::Append(_) => return done(Err(Errno::BADF)),
             };
             let result = engine.modify(&transaction, Some(length), |shadow| {
                 if caller.uid != 0 {
@@ -475,14 +539,24 @@ impl Engine {
     /// # Errors
     /// `ENXIO` beyond the end; `EINVAL` for another `whence`.
     pub fn seek(&self, handle: u64, offset: i64, whence: i32) -> Result<u64, Errno> {
-        let Some(file) = self.readable(handle)? else {
+        let Some(source) = self.readable(handle)? else {
             return Err(Errno::NXIO);
         };
         let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
-        match whence {
+        let visible = source.visible(offset, u64::MAX)?;
+        if visible == 0 {
+            return Err(Errno::NXIO);
+        }
+        let file = source.file;
+        let found = match whence {
             libc::SEEK_DATA => rustix::fs::seek(&file, SeekFrom::Data(offset)),
             libc::SEEK_HOLE => rustix::fs::seek(&file, SeekFrom::Hole(offset)),
             _ => Err(Errno::INVAL),
+        }?;
+        match found - offset {
+            // Within what is not to be seen yet.
+            beyond if beyond >= visible && whence == libc::SEEK_DATA => Err(Errno::NXIO),
+            beyond => Ok(offset + beyond.min(visible)),
         }
     }
 
@@ -507,7 +581,11 @@ impl Engine {
             Err(errno) => return done(Err(errno)),
         };
         // The answer has 32 bits.
-        let length = usize::try_from(length.min(1 << 30)).unwrap_or(1 << 30);
+        let length = match source.visible(from_offset, length.min(1 << 30)) {
+            Ok(length) => usize::try_from(length).unwrap_or(1 << 30),
+            Err(errno) => return done(Err(errno)),
+        };
+        let source = source.file;
         let copy = move |to: &File| {
             let (mut off_in, mut off_out) = (from_offset, to_offset);
             let (off_in, off_out) = (Some(&mut off_in), Some(&mut off_out));
@@ -524,6 +602,8 @@ impl Engine {
                     done(copied.map(|copied| copied as u32));
                 });
             }
+            // As copy_file_range(2) says of a descriptor with O_APPEND.
+            Written::Append(_) => return done(Err(Errno::BADF)),
         };
         let process = self.process_of(&transaction, caller);
         self.spawn(move |engine| {
@@ -562,7 +642,7 @@ impl Engine {
         Ok(self.add_handle(Handle::Directory(Arc::new(listing))))
     }
 
-    fn is_nameless(&self, key: super::Key) -> bool {
+    pub(super) fn is_nameless(&self, key: super::Key) -> bool {
         let state = self.state.lock();
         state.tree.inode(key).is_none_or(|i| i.names.is_empty())
     }

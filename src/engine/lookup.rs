@@ -238,11 +238,22 @@ impl Engine {
     pub(super) fn entry(&self, claim: Claim, stat: Option<Stat>) -> Result<Entry, Errno> {
         let valid = if claim.calm { VALID } else { Duration::ZERO };
         let attributes = match stat.filter(|_| !claim.private) {
-            Some(stat) => Ok(Attributes {
-                stat,
-                reported: claim.reported,
-                valid,
-            }),
+            Some(mut stat) => {
+                let grows = self.state.lock().tree.alive(claim.node).1;
+                let grows = grows.filter(|version| version.growth().is_some());
+                if let Some(version) = &grows {
+                    stat.st_size = version.length()? as _;
+                }
+                Ok(Attributes {
+                    stat,
+                    reported: claim.reported,
+                    valid: if grows.is_some() {
+                        Duration::ZERO
+                    } else {
+                        valid
+                    },
+                })
+            }
             None if claim.superseded => self.attributes(claim.node).map(Attributes::superseded),
             None => self.attributes(claim.node),
         };

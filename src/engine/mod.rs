@@ -6,7 +6,7 @@
 //! - [`tree`]: inodes, names and node ids. [`version`], [`transaction`]: the two kinds of content.
 //! - [`open`]: who may open what now, who waits, who is sent to look again. [`redirect`]: those who
 //!   were sent, and how they are led. [`waiting`]: the waiters, and the thread that looks after them.
-//! - [`direct`]: files without versions. [`io`]: read, write and their kin on open handles.
+//! - [`append`]: files that grow by records; [`turn`]: their turns. [`direct`]: files without versions. [`io`]: read, write and their kin on open handles.
 //!   [`attributes`]: stat, chmod, xattrs.
 //! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not;
 //!   [`in_place`] where it has to keep its inode, [`conflict`] where that is not what it was;
@@ -17,6 +17,7 @@
 //! - [`offline`]: one file replaced where nobody serves BACKING.
 //! - [`superseded`]: how those who watch a version hear that it is not the file any more.
 
+pub mod append;
 mod aside;
 pub mod attributes;
 pub mod close;
@@ -37,6 +38,7 @@ mod redirect;
 pub mod superseded;
 pub mod transaction;
 pub mod tree;
+mod turn;
 mod validation;
 pub mod version;
 pub mod waiting;
@@ -118,6 +120,8 @@ pub(crate) struct State {
     spent: HashMap<u32, Spent>,
     /// Files of which an old version is about to be shown, and of how many.
     telling: HashMap<Key, u32>,
+    /// How many handles append to a file.
+    appenders: HashMap<Key, usize>,
     /// Transactions whose openers were sent elsewhere, to be given up.
     unclaimed: Vec<Arc<Transaction>>,
 }
@@ -128,13 +132,15 @@ pub(crate) struct State {
 ///
 /// 1. `Transaction::copying` (a pool thread copying a base into a shadow)
 /// 2. `Transaction::writing` (shared: bytes go into the shadow; exclusive: they stop)
-/// 3. `names`, by one call for all that are needed
-/// 4. `state`
-/// 5. `Transaction::inner`
+/// 3. `Growth::syncing` (what was appended is made durable)
+/// 4. `names`, by one call for all that are needed
+/// 5. `Growth::records` (a record goes into a file)
+/// 6. `state`
+/// 7. `Transaction::inner`
 ///
 /// `dirs`, `handles`, `locks`, `settings`, the locks of a `Version` and of a directory listing are leaves: nothing is
-/// locked while one of them is held. No lock but 1 to 3 is held across a system call on BACKING,
-/// and none at all across fsync, a read of `/proc` or an answer.
+/// locked while one of them is held. No lock but 1 to 5 is held across a system call on BACKING,
+/// and none but 3 across fsync, a read of `/proc` or an answer.
 pub struct Engine {
     root: Dir,
     root_identity: Identity,
@@ -223,6 +229,7 @@ impl Engine {
             redirects: HashMap::new(),
             spent: HashMap::new(),
             telling: HashMap::new(),
+            appenders: HashMap::new(),
             unclaimed: Vec::new(),
         };
         Ok(Arc::new(Self {

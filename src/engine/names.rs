@@ -120,7 +120,12 @@ impl Engine {
     }
 
     /// unlink of a name in BACKING, and in the table.
-    fn unlink_now(&self, caller: Caller, parent: Key, name: &OsStr) -> Result<(), Errno> {
+    fn unlink_now(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: Key,
+        name: &OsStr,
+    ) -> Result<(), Errno> {
         // Of /proc, so before any lock; asked only where somebody writes.
         let process = self
             .transaction_at(parent, name)
@@ -220,7 +225,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn tell(&self, loose: Loose) {
+    pub(super) fn tell(self: &Arc<Self>, loose: Loose) {
         self.complete(loose.completions);
         for transaction in loose.detached {
             let inner = transaction.inner.lock();
@@ -343,7 +348,7 @@ impl Engine {
     }
 
     fn rename_now(
-        &self,
+        self: &Arc<Self>,
         caller: Caller,
         parent: Key,
         new_parent: Key,

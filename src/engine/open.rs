@@ -1,5 +1,6 @@
 //! Who may open what now, who waits, and who is sent to look again.
 
+use super::append::appends_by_rule;
 use super::io::Handle;
 use super::lookup::Entry;
 use super::make::NewMode;
@@ -13,6 +14,7 @@ use crate::backing::Errno;
 use crate::backing::shadow::Shadow;
 use crate::config::Readers;
 use crate::leases::{Acquire, Kind, OwnerId, Wanted};
+use crate::rules::Policy;
 use crate::sync::Arc;
 use log::warn;
 use rustix::fs::{FileType, OFlags};
@@ -28,6 +30,8 @@ pub struct OpenFlags {
     pub read_write: bool,
     /// The content goes.
     pub truncate: bool,
+    /// Every write goes to the end.
+    pub append: bool,
     /// Rather an error than a wait.
     pub nonblocking: bool,
     /// The name must be free.
@@ -42,9 +46,15 @@ impl OpenFlags {
             write: access != libc::O_RDONLY,
             read_write: access == libc::O_RDWR,
             truncate: bits & libc::O_TRUNC != 0,
+            append: access != libc::O_RDONLY && bits & libc::O_APPEND != 0,
             nonblocking: bits & libc::O_NONBLOCK != 0,
             exclusive: bits & libc::O_EXCL != 0,
         }
+    }
+
+    /// Does it append to what is there? Unless a rule says otherwise, that takes no lease.
+    pub(super) fn only_appends(self) -> bool {
+        self.append && !self.truncate
     }
 
     /// Does it take the lease (W1)?
@@ -92,6 +102,10 @@ enum Decision {
     Serve(Option<Arc<Version>>),
     /// It opens the file of BACKING itself.
     Direct,
+    /// It opens the file to append records to it.
+    Append(Option<Arc<Version>>),
+    /// It is to be sent to where it can do that.
+    AppendElsewhere,
     /// It is to be sent to the current version.
     Update,
     /// It comes again when this commit is over.
@@ -117,11 +131,6 @@ impl Engine {
         flags: OpenFlags,
         done: Done<Opened>,
     ) {
-        if flags.changes()
-            && let Err(errno) = check_known(caller)
-        {
-            return done(Err(errno));
-        }
         // Of /proc, so before any lock.
         let writer = flags.changes().then(|| self.writer(caller));
         if writer.is_some() && self.store.is_none() {
@@ -137,7 +146,8 @@ impl Engine {
             let inode = known.map(|(key, _)| key);
             let spent = state.was_spent(caller.tid);
             if inode.is_none() && !spent.1 {
-                state.send_elsewhere(caller.tid, writer.clone());
+                let wants = writer.clone().filter(|_| !flags.only_appends());
+                state.send_elsewhere(caller.tid, wants);
             }
             (inode, spent)
         };
@@ -152,12 +162,13 @@ impl Engine {
             flags,
             spent,
             unnamed,
+            appends: false,
         };
         self.grant(wish, done);
     }
 
     /// Decides about an open, and answers it unless it has to wait.
-    fn grant(self: &Arc<Self>, mut wish: Wish, done: Done<Opened>) {
+    pub(super) fn grant(self: &Arc<Self>, mut wish: Wish, done: Done<Opened>) {
         let mut done = Some(done);
         let mut left_behind = None;
         let decision = {
@@ -176,7 +187,12 @@ impl Engine {
                 return transaction.after_commit(move |_| engine.grant(wish, done));
             }
             Decision::Fail(errno) => Err(errno),
+            Decision::Join(transaction) if self.is_to_be_emptied(&wish) => {
+                return self.empty_and_append(transaction, wish, done);
+            }
             Decision::Join(transaction) => self.join(&transaction, &wish),
+            Decision::Append(pin) => self.open_append(&wish, pin),
+            Decision::AppendElsewhere => Err(self.send_to_append(&wish)),
             Decision::Direct => self.open_direct(&wish),
             Decision::Serve(pin) => self.serve_or_send(&wish, pin),
             Decision::Update => Err(self.send_to_current(&wish)),
@@ -193,7 +209,7 @@ impl Engine {
                 let mut state = self.state.lock();
                 let tid = wish.caller.tid;
                 if !state.redirects.contains_key(&tid) && !state.spent.contains_key(&tid) {
-                    state.send_elsewhere(tid, wish.writer.clone());
+                    state.send_elsewhere(tid, wish.wants_lease());
                 }
                 Err(Errno::STALE)
             }
@@ -239,7 +255,10 @@ impl Engine {
             .tree
             .inode(key)
             .is_some_and(|i| i.transaction.is_none());
-        let direct = settled && self.settle_policy(state, key, treatment.as_ref());
+        let magic = magic || wish.unnamed;
+        wish.appends = self.appends(state, key, treatment.as_ref(), flags, magic);
+        let direct = settled
+            && self.settle_policy(state, key, treatment.as_ref(), wish.appends) == Policy::Direct;
         let Some(inode) = state.tree.inode(key) else {
             return Decision::Fail(Errno::STALE);
         };
@@ -276,6 +295,10 @@ impl Engine {
                 (defaults.lock_timeout, defaults.readers)
             }
         };
+        if wish.appends {
+            let pin = redirect.and_then(|r| r.pin);
+            return self.decide_append(state, wish, pin, lock_timeout, done);
+        }
         if flags.changes() {
             if inode.names.is_empty() {
                 return Decision::Fail(Errno::STALE);
@@ -286,6 +309,9 @@ impl Engine {
             if wish.spent {
                 // No use in waiting for a lease that it could not be sent to use.
                 return Decision::Fail(Errno::INTR);
+            }
+            if let Err(errno) = check_known(caller) {
+                return Decision::Fail(errno);
             }
             return self.want(state, wish.clone(), Kind::Writer, lock_timeout, done);
         }
@@ -300,6 +326,75 @@ impl Engine {
             return Decision::Serve(pin);
         }
         Decision::Update
+    }
+
+    /// Decides about an open to append. It needs no lease; but what is in flight would replace what
+    /// it opens now.
+    fn decide_append(
+        &self,
+        state: &mut State,
+        wish: &Wish,
+        pin: Option<Arc<Version>>,
+        lock_timeout: Duration,
+        done: &mut Option<Done<Opened>>,
+    ) -> Decision {
+        let (caller, node, key) = (wish.caller, wish.node, wish.inode);
+        let Some(inode) = state.tree.inode(key) else {
+            return Decision::Fail(Errno::STALE);
+        };
+        let current = inode.current;
+        if inode.transaction.is_some() {
+            return self.want(state, wish.clone(), Kind::Reader, lock_timeout, done);
+        }
+        // A handle to append by belongs to the file, so any of its node ids will do.
+        if current != node && !wish.unnamed && !wish.spent {
+            state.redirect(caller, key, node, current, None, None);
+            return Decision::Fail(Errno::STALE);
+        }
+        match super::append::is_in_the_way(state, node) {
+            false => Decision::Append(pin),
+            true if current == node && !wish.unnamed && !wish.spent => Decision::AppendElsewhere,
+            true if wish.unnamed => Decision::Fail(Errno::BUSY),
+            true => Decision::Fail(Errno::INTR),
+        }
+    }
+
+    /// Does an open that appends begin with an empty file?
+    fn is_to_be_emptied(&self, wish: &Wish) -> bool {
+        let treatment = || self.treatment_of(&self.state.lock(), wish.inode);
+        wish.flags.append && wish.flags.truncate && appends_by_rule(treatment().as_ref(), true)
+    }
+
+    /// Commits an empty version, and then opens the file to append to it.
+    fn empty_and_append(
+        self: &Arc<Self>,
+        transaction: Arc<Transaction>,
+        wish: Wish,
+        done: Done<Opened>,
+    ) {
+        let opened = match self.join(&transaction, &wish) {
+            Ok(opened) => opened,
+            Err(errno) => return self.answer(&wish, Err(errno), done),
+        };
+        {
+            let mut inner = transaction.inner.lock();
+            if inner.handles > 1 {
+                // Its owner is writing it already: this belongs to that (W4).
+                drop(inner);
+                return self.answer(&wish, Ok(opened), done);
+            }
+            inner.handles = 0;
+            inner.unclosed = inner.unclosed.saturating_sub(1);
+        }
+        self.handles.remove(&opened.handle);
+        self.spawn(move |engine| {
+            let again = engine.clone();
+            let committed = move |result: Result<(), Errno>| {
+                let result = result.and_then(|()| again.open_append(&wish, None));
+                again.answer(&wish, result, done);
+            };
+            engine.finish(&transaction, Box::new(committed));
+        });
     }
 
     /// Asks the lease table, and parks who has to wait.
@@ -321,13 +416,16 @@ impl Engine {
         match (state.leases.acquire(wanted), kind) {
             (Acquire::Queued(ticket), _) => {
                 if let Some(done) = done.take() {
-                    state.parked.insert(ticket, Parked { wish, done });
+                    state.parked.insert(ticket, Parked::Open { wish, done });
                     self.watching.notify_one();
                 }
                 Decision::Parked
             }
             (Acquire::WouldBlock, _) => Decision::Fail(Errno::AGAIN),
             (Acquire::Deadlock, _) => Decision::Fail(Errno::DEADLK),
+            (Acquire::Granted | Acquire::Joined, Kind::Reader) if wish.appends => {
+                Decision::Append(None)
+            }
             (Acquire::Granted | Acquire::Joined, Kind::Reader) => Decision::Serve(None),
             (Acquire::Granted | Acquire::Joined, Kind::Writer) => {
                 self.begin_and_redirect(state, &wish);
@@ -409,7 +507,7 @@ impl Engine {
             let file = dir.open_file(name, OFlags::RDONLY, identity)?;
             let linked = rustix::fs::fstat(&file)?.st_nlink > 1;
             let may_change = self.may_be_rewritten(dir, &file);
-            let version = Version::new(Arc::new(file), may_change);
+            let version = self.new_version(key, Arc::new(file), may_change, false);
             // Somebody may have opened it meanwhile; all must share one.
             let mut state = self.state.lock();
             let inode = state.tree.inode_mut(key).ok_or(Errno::STALE)?;
@@ -538,7 +636,6 @@ impl Engine {
         mode: NewMode,
         flags: OpenFlags,
     ) -> Result<(Entry, Opened), Errno> {
-        check_known(caller)?;
         let writer = self.writer(caller);
         let store = self.store()?;
         let (parent, left_behind, spent) = {
@@ -560,11 +657,17 @@ impl Engine {
         let sent_elsewhere = || {
             if taken == Errno::STALE {
                 let mut state = self.state.lock();
-                state.send_elsewhere(caller.tid, Some(writer.clone()));
+                let wants = Some(writer.clone()).filter(|_| !flags.only_appends());
+                state.send_elsewhere(caller.tid, wants);
             }
             taken
         };
-        let direct = self.treatment_at(parent, name).is_direct();
+        let treatment = self.treatment_at(parent, name);
+        let direct = treatment.is_direct();
+        let appends = flags.append && appends_by_rule(Some(&treatment), flags.truncate);
+        if !direct && !appends {
+            check_known(caller)?;
+        }
         if !flags.write && !direct {
             let made = self.create_to_read(caller, parent, name, mode);
             return made.map_err(|errno| match errno {
@@ -584,6 +687,12 @@ impl Engine {
         }
         if direct {
             return match self.create_direct((caller, &writer), (parent, &dir), name, mode, flags) {
+                Err(Errno::EXIST) => Err(sent_elsewhere()),
+                other => other,
+            };
+        }
+        if appends {
+            return match self.create_append((caller, &writer), (parent, &dir), name, mode, flags) {
                 Err(Errno::EXIST) => Err(sent_elsewhere()),
                 other => other,
             };
@@ -640,8 +749,10 @@ impl Engine {
         let entry = self.make(caller, parent, name, mode.umask, make)?;
         let created = created.map(|(dir, file)| {
             let may_change = self.may_be_rewritten(&dir, &file);
-            Version::new(Arc::new(file), may_change)
+            let key = self.key_of(entry.node)?;
+            Ok(self.new_version(key, Arc::new(file), may_change, false))
         });
+        let created = created.transpose()?;
         let version = {
             let mut state = self.state.lock();
             let open = state.tree.alive(entry.node).1;
@@ -661,7 +772,7 @@ impl Engine {
 }
 
 fn is_direct(open: Option<Arc<Version>>) -> bool {
-    open.is_some_and(|open| open.direct)
+    open.is_some_and(|open| open.policy == Policy::Direct)
 }
 
 /// Has it content? Everything else the kernel opens by itself, and never here.
@@ -707,4 +818,13 @@ pub struct Wish {
     pub spent: bool,
     /// It can't be sent to look again: it has no name (a magic link).
     pub unnamed: bool,
+    /// It is to append records, as far as decided.
+    pub appends: bool,
+}
+
+impl Wish {
+    /// Who is to get the lease of what it finds when it looks again, if it needs one.
+    pub(super) fn wants_lease(&self) -> Option<Writer> {
+        self.writer.clone().filter(|_| !self.flags.only_appends())
+    }
 }

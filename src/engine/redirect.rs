@@ -273,6 +273,7 @@ impl Engine {
             flags: OpenFlags::from_bits(libc::O_WRONLY),
             spent: true,
             unnamed: false,
+            appends: false,
         };
         if self.lease_at_once(state, key, tid) == Acquire::Granted {
             self.begin_and_redirect(state, &wish);

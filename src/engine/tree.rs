@@ -92,6 +92,8 @@ pub struct Inode {
     pub linked: bool,
     /// A program has asked for a lock on it.
     pub locked: bool,
+    /// Records were appended to it, and no version has been committed since.
+    pub appended: bool,
     /// Its inode in BACKING is being rewritten in place: nobody may open it now.
     pub rewriting: bool,
     /// What it was like when it lost its last name: the kernel may still ask, on behalf of a
@@ -380,6 +382,7 @@ impl Tree {
             transaction: None,
             linked: false,
             locked: false,
+            appended: false,
             rewriting: false,
             last: None,
             first: Weak::new(),
@@ -452,6 +455,7 @@ impl Tree {
         let Some(inode) = self.inodes.get_mut(&key) else {
             return;
         };
+        inode.appended = false;
         let old = inode.identity.replace(identity);
         let reported = inode.reported;
         let previous = inode.current;

@@ -1,6 +1,9 @@
 //! A committed version that somebody has open.
 
-use crate::sync::{Arc, Mutex, RwLock, Weak};
+use super::append::Growth;
+use crate::backing::Errno;
+use crate::rules::Policy;
+use crate::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 use std::any::Any;
 use std::fs::File;
 
@@ -21,7 +24,8 @@ pub enum Reading {
     Cached,
 }
 
-/// A committed version, immutable, held open by its handles; or a file that is used directly.
+/// A committed version, held open by its handles; or a file that is used directly. Immutable, but
+/// that records may be appended to it ([`super::append`]).
 #[derive(Debug)]
 pub struct Version {
     /// Behind a lock only for the commit that rewrites an inode in place: it gives the readers of
@@ -29,8 +33,10 @@ pub struct Version {
     file: RwLock<Arc<File>>,
     /// How the kernel reads it.
     pub reading: Mutex<Reading>,
-    /// Is it the file itself, and no version?
-    pub direct: bool,
+    /// Is it a version, one that is appended to, or the file itself?
+    pub policy: Policy,
+    /// How it grows, if records are appended to it.
+    growth: OnceLock<Arc<Growth>>,
 }
 
 impl Version {
@@ -45,8 +51,42 @@ impl Version {
         Arc::new(Self {
             file: RwLock::new(file),
             reading: Mutex::new(reading),
-            direct: false,
+            policy: Policy::Atomic,
+            growth: OnceLock::new(),
         })
+    }
+
+    /// A version that records are appended to: every read is a request, so that it sees whole ones
+    /// only.
+    pub fn growing(file: Arc<File>, growth: Arc<Growth>) -> Arc<Self> {
+        Arc::new(Self {
+            file: RwLock::new(file),
+            reading: Mutex::new(Reading::Cached),
+            policy: Policy::Append,
+            growth: OnceLock::from(growth),
+        })
+    }
+
+    /// Records are appended to its file through another node id.
+    pub fn grows(&self, growth: &Arc<Growth>) {
+        let _ = self.growth.set(growth.clone());
+    }
+
+    /// How it grows.
+    pub fn growth(&self) -> Option<&Arc<Growth>> {
+        self.growth.get()
+    }
+
+    /// Its length, in bytes, without what is just being appended.
+    ///
+    /// # Errors
+    /// `EIO`.
+    pub fn length(&self) -> Result<u64, Errno> {
+        let file = self.file();
+        match self.growth.get() {
+            Some(growth) => growth.visible(&file),
+            None => super::io::length(&file),
+        }
     }
 
     /// A file of BACKING that is used directly: every read and write is a request.
@@ -54,7 +94,8 @@ impl Version {
         Arc::new(Self {
             file: RwLock::new(file),
             reading: Mutex::new(Reading::Cached),
-            direct: true,
+            policy: Policy::Direct,
+            growth: OnceLock::new(),
         })
     }
 

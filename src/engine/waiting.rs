@@ -8,6 +8,8 @@
 
 use super::open::{Opened, Wish};
 use super::transaction::{Phase, Transaction};
+use super::tree::Key;
+use super::turn::{Turn, Waits};
 use super::version::Version;
 use super::{Done, Engine, State};
 use crate::backing::Errno;
@@ -28,29 +30,62 @@ const COME_BACK: Duration = Duration::from_secs(5);
 /// How often kept versions that are too old are removed.
 const PRUNE: Duration = Duration::from_secs(60 * 60);
 
-/// An open that waits.
-pub(crate) struct Parked {
-    /// What it wants.
-    pub wish: Wish,
-    /// Where its answer goes.
-    pub done: Done<Opened>,
+/// A request that waits.
+pub(crate) enum Parked {
+    /// An open.
+    Open {
+        /// What it wants.
+        wish: Wish,
+        /// Where its answer goes.
+        done: Done<Opened>,
+    },
+    /// For a turn.
+    Turn(Waits),
+}
+
+impl Parked {
+    fn tid(&self) -> u32 {
+        match self {
+            Self::Open { wish, .. } => wish.caller.tid,
+            Self::Turn(waits) => waits.tid,
+        }
+    }
+
+    fn inode(&self) -> Key {
+        match self {
+            Self::Open { wish, .. } => wish.inode,
+            Self::Turn(waits) => waits.inode,
+        }
+    }
+
+    fn fail(self, engine: &Arc<Engine>, errno: Errno) {
+        match self {
+            Self::Open { done, .. } => done(Err(errno)),
+            Self::Turn(waits) => engine.spawn(move |engine| (waits.go)(engine, Err(errno))),
+        }
+    }
 }
 
 impl std::fmt::Debug for Parked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Parked").field(&self.wish).finish()
+        match self {
+            Self::Open { wish, .. } => f.debug_tuple("Parked").field(wish).finish(),
+            Self::Turn(waits) => f.debug_tuple("Turn").field(&waits.inode).finish(),
+        }
     }
 }
 
-/// An open that need not wait any more, to be answered once the state lock is given back.
-pub(super) struct Completion {
-    parked: Parked,
-    answer: Answer,
+/// A request that need not wait any more, to be answered once the state lock is given back.
+pub(super) enum Completion {
+    Open(Wish, Done<Opened>, Answer),
+    Turn(Waits, Turn),
 }
 
-enum Answer {
+pub(super) enum Answer {
     Fail(Errno),
     Serve,
+    /// It is to be decided about once more.
+    Again,
 }
 
 impl Engine {
@@ -68,17 +103,26 @@ impl Engine {
             let Some(parked) = state.parked.remove(&wake.ticket) else {
                 continue;
             };
-            let wish = &parked.wish;
+            let (wish, done) = match parked {
+                Parked::Open { wish, done } => (wish, done),
+                Parked::Turn(waits) => {
+                    // Of a file that has lost its name nobody has the lease.
+                    let turn = if gone { Turn::Again } else { Turn::Taken };
+                    completions.push(Completion::Turn(waits, turn));
+                    continue;
+                }
+            };
             let current = state.tree.inode(wish.inode).map(|inode| inode.current);
             let answer = match (wake.kind, current) {
                 (_, None) => Answer::Fail(Errno::STALE),
                 _ if gone && wish.spent => Answer::Fail(Errno::NOENT),
                 _ if gone => {
-                    state.send_elsewhere(wish.caller.tid, wish.writer.clone());
+                    state.send_elsewhere(wish.caller.tid, wish.wants_lease());
                     Answer::Fail(Errno::STALE)
                 }
+                (Kind::Reader, Some(_)) if wish.appends => Answer::Again,
                 (Kind::Writer, Some(_)) => {
-                    self.begin_and_redirect(state, wish);
+                    self.begin_and_redirect(state, &wish);
                     Answer::Fail(Errno::STALE)
                 }
                 (Kind::Reader, Some(current)) if current == wish.node => Answer::Serve,
@@ -90,20 +134,31 @@ impl Engine {
                     Answer::Fail(Errno::STALE)
                 }
             };
-            completions.push(Completion { parked, answer });
+            completions.push(Completion::Open(wish, done, answer));
         }
         completions
     }
 
     /// Answers them.
-    pub(super) fn complete(&self, completions: Vec<Completion>) {
+    pub(super) fn complete(self: &Arc<Self>, completions: Vec<Completion>) {
         super::name_locks::assert_none_held();
-        for Completion { parked, answer } in completions {
+        for completion in completions {
+            let (wish, done, answer) = match completion {
+                Completion::Open(wish, done, answer) => (wish, done, answer),
+                Completion::Turn(waits, turn) => {
+                    self.spawn(move |engine| (waits.go)(engine, Ok(turn)));
+                    continue;
+                }
+            };
             let result = match answer {
                 Answer::Fail(errno) => Err(errno),
-                Answer::Serve => self.serve_or_send(&parked.wish, None),
+                Answer::Serve => self.serve_or_send(&wish, None),
+                Answer::Again => {
+                    self.grant(wish, done);
+                    continue;
+                }
             };
-            self.answer(&parked.wish, result, parked.done);
+            self.answer(&wish, result, done);
         }
     }
 
@@ -125,7 +180,7 @@ impl Engine {
                 let waiters: Vec<(Ticket, u32)> = state
                     .parked
                     .iter()
-                    .map(|(ticket, parked)| (*ticket, parked.wish.caller.tid))
+                    .map(|(ticket, parked)| (*ticket, parked.tid()))
                     .collect();
                 let sent: Vec<(u32, Instant)> = state
                     .redirects
@@ -172,35 +227,39 @@ impl Engine {
         until_deadline.map_or(look, |d| d.min(look))
     }
 
-    fn timed_out(&self, parked: Parked) {
-        let wish = &parked.wish;
+    fn timed_out(self: &Arc<Self>, parked: Parked) {
         let (holder, path, treatment) = {
             let state = self.state.lock();
-            let inode = state.tree.inode(wish.inode);
+            let inode = state.tree.inode(parked.inode());
             (
                 inode.and_then(|i| i.transaction.clone()),
-                state.tree.path(wish.inode),
-                self.treatment_of(&state, wish.inode),
+                state.tree.path(parked.inode()),
+                self.treatment_of(&state, parked.inode()),
             )
         };
         let waited = treatment.map_or(self.settings().defaults.lock_timeout, |t| t.lock_timeout);
-        let thread = self.processes.thread(wish.caller.tid);
+        let tid = parked.tid();
+        let what = match &parked {
+            Parked::Open { .. } => "open",
+            Parked::Turn(_) => "write",
+        };
+        let thread = self.processes.thread(tid);
         let holder = holder.map_or(String::from("nobody any more"), |t| {
             format!("pid {} ({})", t.writer.process, t.writer.program)
         });
         warn!(
-            "{}: open by pid {} ({}) timed out after {:?}: {} is writing it",
+            "{}: {what} by pid {} ({}) timed out after {:?}: {} is writing it",
             super::lookup::show(path),
-            thread.as_ref().map_or(wish.caller.tid, |t| t.process),
+            thread.as_ref().map_or(tid, |t| t.process),
             thread.as_ref().map_or("?", |t| &t.name),
             waited,
             holder
         );
-        (parked.done)(Err(Errno::TIMEDOUT));
+        parked.fail(self, Errno::TIMEDOUT);
     }
 
     /// Ends the waits of those for whom a signal is pending.
-    fn end_interrupted(&self, waiters: &[(Ticket, u32)]) {
+    fn end_interrupted(self: &Arc<Self>, waiters: &[(Ticket, u32)]) {
         for (ticket, tid) in waiters {
             // A next open of the same thread has taken its place, which no kernel makes while the
             // first is under way.
@@ -221,7 +280,7 @@ impl Engine {
                 state.parked.remove(ticket)
             };
             if let Some(parked) = parked {
-                (parked.done)(Err(Errno::INTR));
+                parked.fail(self, Errno::INTR);
             }
         }
     }
@@ -267,7 +326,7 @@ impl Engine {
         self.watching.notify_all();
     }
 
-    fn fail_waiters(&self) {
+    fn fail_waiters(self: &Arc<Self>) {
         self.fail_lock_waiters();
         let parked: Vec<Parked> = {
             let mut state = self.state.lock();
@@ -281,7 +340,7 @@ impl Engine {
                 .collect()
         };
         for parked in parked {
-            (parked.done)(Err(Errno::NOTCONN));
+            parked.fail(self, Errno::NOTCONN);
         }
     }
 }

@@ -383,6 +383,7 @@ impl fuser::Filesystem for Adapter {
         let placement = Placement {
             offset,
             append: flags.0 & libc::O_APPEND != 0,
+            mapped: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             drop_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         let done = Box::new(move |result: Result<u32, Errno>| match result {

@@ -5,6 +5,7 @@ use crate::backing::Errno;
 use crate::engine::Engine;
 use crate::engine::open::{Opened, OpenedOn};
 use crate::engine::version::{KernelFile, Reading, Version};
+use crate::rules::Policy;
 use crate::sync::Arc;
 use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
 use log::debug;
@@ -27,6 +28,10 @@ pub(super) fn send_opened(
         OpenedOn::Backing => return reply.opened(handle, private_flags(true)),
         OpenedOn::Version { version, flush } => (version, flush),
     };
+    if version.policy == Policy::Append {
+        // So that it sees whole records only.
+        return reply.opened(handle, private_flags(flush));
+    }
     let told = match flush {
         true => FopenFlags::empty(),
         false => FopenFlags::FOPEN_NOFLUSH,

@@ -278,9 +278,10 @@ impl Scene {
         self.check_outside()?;
         let store = self.backing().join(".latchfs");
         for (dir, names) in [
-            ("", &["kept", "lock", "redo", "tmp"][..]),
+            ("", &["append", "kept", "lock", "redo", "tmp"][..]),
             ("tmp", &[]),
             ("redo", &[]),
+            ("append", &[]),
         ] {
             let found = listing(&store.join(dir));
             if found != names {

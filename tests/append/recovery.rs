@@ -1,0 +1,150 @@
+//! What is left of a file that was being appended to when the daemon died.
+
+use crate::common::{LATCHFS, Mount, alive, finish, kill, options, text, wait_until};
+use std::fs;
+
+#[test]
+fn after_kill_9_between_two_records_nothing_is_lost_and_nothing_is_said() {
+    let mount = options().mount();
+    let mut writer = mount.spawn_python(
+        "f = os.open('log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n\
+         while line := hear():\n    os.write(f, line.encode() + b'\\n'); say('written')",
+    );
+    for line in ["one", "two"] {
+        writer.tell(line);
+        writer.expect("written");
+    }
+    assert_eq!(mount.store("append").len(), 1);
+    mount.crash();
+    let output = recover(&mount);
+    assert!(!output.contains("log"), "{output}");
+    assert_eq!(mount.read_behind("log"), "one\ntwo\n");
+    assert_eq!(mount.store("append"), [""; 0]);
+}
+
+fn recover(mount: &Mount) -> String {
+    let output = finish(mount.command(LATCHFS).arg("recover").arg(mount.backing()));
+    assert!(output.status.success(), "{output:?}");
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// Kills the daemon while it copies a large record, until one is torn; returns how long the file
+/// was with whole records only.
+fn torn(mount: &Mount) -> u64 {
+    // In one request of 1 MB, which goes to the file in several steps.
+    const RECORD: u64 = 1_000_000;
+    for attempt in 0..300_u64 {
+        let writer = mount.spawn_python(
+            "f = os.open('log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n\
+             os.write(f, b'x' * 999_999 + b'\\n'); say('written')\n\
+             try:\n    while True: os.write(f, b'x' * 999_999 + b'\\n')\nexcept OSError: pass",
+        );
+        writer.expect("written");
+        let daemon = mount.daemon();
+        // Somewhere within one record, or between two.
+        std::thread::sleep(std::time::Duration::from_micros(1000 + 37 * attempt));
+        kill(daemon, "KILL");
+        wait_until("the daemon is dead", || !alive(daemon));
+        crate::common::take_away(mount.point());
+        drop(writer);
+        let length = fs::metadata(mount.behind("log")).expect("stat").len();
+        if length % RECORD != 0 {
+            return length - length % RECORD;
+        }
+        fs::remove_file(mount.behind("log")).expect("remove");
+        mount.start();
+    }
+    panic!("no record was torn");
+}
+
+#[test]
+fn a_record_torn_by_kill_9_is_trimmed_before_the_mount_serves_and_the_log_says_so() {
+    let mount = options().mount();
+    let whole = torn(&mount);
+    mount.start();
+    let log = fs::read(mount.path("log")).expect("read");
+    assert_eq!(log.len() as u64, whole);
+    assert!(log.chunks(1_000_000).all(|record| record.ends_with(b"x\n")));
+    let said = format!("bytes after {whole}");
+    assert!(mount.log().contains(&said), "{}", mount.log());
+    assert!(
+        mount
+            .log()
+            .contains("an incomplete record from the end of log"),
+        "{}",
+        mount.log()
+    );
+    mount.run("sh", "echo more >> log");
+    assert_eq!(mount.store("append"), [""; 0]);
+    mount.unmount();
+}
+
+#[test]
+fn recover_trims_a_torn_record_by_hand_and_says_so() {
+    let mount = options().mount();
+    let whole = torn(&mount);
+    let said = recover(&mount);
+    assert!(said.contains(&format!("bytes after {whole}")), "{said}");
+    assert_eq!(
+        fs::metadata(mount.behind("log")).expect("stat").len(),
+        whole
+    );
+}
+
+#[test]
+fn what_was_appended_behind_a_dead_mount_stays() {
+    let mount = options().mount();
+    let mut writer = mount.spawn_python(
+        "f = os.open('log', os.O_WRONLY | os.O_CREAT | os.O_APPEND); os.write(f, b'one\\n')\n\
+         say('written'); hear()",
+    );
+    writer.expect("written");
+    mount.crash();
+    let mut behind = fs::File::options()
+        .append(true)
+        .open(mount.behind("log"))
+        .expect("open");
+    std::io::Write::write_all(&mut behind, b"by hand\n").expect("write");
+    let said = recover(&mount);
+    assert!(said.contains("left log as it is"), "{said}");
+    assert_eq!(mount.read_behind("log"), "one\nby hand\n");
+    writer.tell("end");
+}
+
+#[test]
+fn a_log_closed_with_any_durability_leaves_nothing_in_the_store() {
+    for durability in ["full", "rename", "none"] {
+        let mount = options().arg(format!("--durability={durability}")).mount();
+        mount.run("sh", "for n in 1 2 3; do echo $n >> log; done; sync log");
+        mount.python("f = open('log', 'a'); f.write('4\\n'); f.flush(); os.fsync(f.fileno())");
+        assert_eq!(mount.read_behind("log"), "1\n2\n3\n4\n");
+        wait_until("the log of records is gone", || {
+            mount.store("append").is_empty()
+        });
+        mount.unmount();
+    }
+}
+
+#[test]
+fn the_log_of_many_records_is_shortened() {
+    let mount = options().arg("--durability=none").mount();
+    let mut writer = mount.spawn_python(
+        "f = os.open('log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n\
+         for n in range(60_000): os.write(f, b'%d\\n' % n)\n\
+         say('written'); hear()",
+    );
+    writer.expect("written");
+    let longest = || {
+        let logs = fs::read_dir(mount.behind(".latchfs/append")).expect("list");
+        logs.flatten()
+            .filter_map(|log| Some(log.metadata().ok()?.len()))
+            .max()
+    };
+    wait_until("its log is short", || {
+        longest().is_some_and(|length| length < 600_000)
+    });
+    mount.crash();
+    assert!(!recover(&mount).contains("removed an incomplete"));
+    assert_eq!(mount.read_behind("log").lines().count(), 60_000);
+    writer.tell("end");
+}
