@@ -289,7 +289,7 @@ impl Engine {
             }
             Some(Kept::Direct(direct)) => self.sync_direct(direct, done),
             Some(Kept::Append(appender)) => {
-                self.spawn(move |engine| done(engine.sync_appended(&appender)));
+                self.spawn(move |engine| done(engine.sync_appended(&appender, true)));
             }
             // A committed version is as durable as the mount makes versions.
             Some(Kept::Version) => done(Ok(())),

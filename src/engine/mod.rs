@@ -6,8 +6,8 @@
 //! - [`tree`]: inodes, names and node ids. [`version`], [`transaction`]: the two kinds of content.
 //! - [`open`]: who may open what now, who waits, who is sent to look again. [`redirect`]: those who
 //!   were sent, and how they are led. [`waiting`]: the waiters, and the thread that looks after them.
-//! - [`append`]: files that grow by records; [`turn`]: their turns. [`direct`]: files without versions. [`io`]: read, write and their kin on open handles.
-//!   [`attributes`]: stat, chmod, xattrs.
+//! - [`append`]: files that grow by [`records`]; [`turn`]: whose turn it is. [`direct`]: files
+//!   without versions. [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
 //! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not;
 //!   [`in_place`] where it has to keep its inode, [`conflict`] where that is not what it was;
 //!   [`validation`]: what it must be; [`aside`]: what becomes of it if it does not.
@@ -34,6 +34,7 @@ mod name_locks;
 pub mod names;
 pub mod offline;
 pub mod open;
+mod records;
 mod redirect;
 pub mod superseded;
 pub mod transaction;

@@ -1,6 +1,6 @@
 //! A committed version that somebody has open.
 
-use super::append::Growth;
+use super::records::Growth;
 use crate::backing::Errno;
 use crate::rules::Policy;
 use crate::sync::{Arc, Mutex, OnceLock, RwLock, Weak};

@@ -389,7 +389,7 @@ fn locks_on_append_handles_exclude_each_other() {
 
 #[test]
 fn thousands_of_logs_can_be_open_at_once() {
-    let mount = options().mount();
+    let mount = options().arg("--durability=none").mount();
     mount.python(
         "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))\n\
          logs = [open(f'log{n}', 'a') for n in range(2000)]\n\
@@ -400,4 +400,43 @@ fn thousands_of_logs_can_be_open_at_once() {
     assert_eq!(mount.read_behind("log1999"), "1999 0\n1999 1\n");
     mount.unmount();
     assert_eq!(mount.store("append"), [""; 0]);
+}
+
+#[test]
+fn a_rule_decides_whether_o_append_makes_records_or_versions() {
+    let home = tempfile::tempdir().expect("a directory");
+    let config = home.path().join("config.toml");
+    let rules = "[[rule]]\nmatch = \"*.log\"\npolicy = \"append\"\n\
+                 [[rule]]\nmatch = \"*.txt\"\npolicy = \"atomic\"\n";
+    fs::write(&config, rules).expect("write");
+    let mount = options()
+        .arg(format!("--config={}", config.display()))
+        .mount();
+    let mut writer = mount.spawn_python(
+        "flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND\n\
+         def opened(name, more=0):\n    f = os.open(name, flags | more); os.write(f, b'new'); return f\n\
+         files = []\n\
+         while line := hear():\n\
+         \x20   name, how = line.split()\n\
+         \x20   files.append(opened(name, os.O_TRUNC if how == 'emptied-' else 0)); say('written')",
+    );
+    mount.run(
+        "sh",
+        "for f in a.log b.log a.txt a.json; do echo '\"old\"' > $f; done",
+    );
+    for (name, how, then) in [
+        ("a.log", "", "\"old\"\nnew"),
+        ("b.log", "emptied", "new"),
+        ("a.txt", "", "\"old\"\n"),
+        // What is to be valid JSON is validated as a whole.
+        ("a.json", "", "\"old\"\n"),
+    ] {
+        writer.tell(&format!("{name} {how}-"));
+        writer.expect("written");
+        assert_eq!(mount.read_behind(name), then, "{name}");
+    }
+    writer.signal("KILL");
+    drop(writer);
+    mount.unmount();
+    assert_eq!(mount.read_behind("a.txt"), "\"old\"\n");
 }
