@@ -163,16 +163,22 @@ const SHARED: &[&str] = &[
     // Editors' swap files.
     ".*.sw[a-z]",
     "*.swp",
+    // Sockets, and what takes their place.
+    "*.sock",
+    "*.socket",
 ];
 
-/// JSON by name, but with comments by custom.
-const JSON_WITH_COMMENTS: &[&str] = &[
+/// JSON by name, but with comments by custom, or of packages that bring broken ones on purpose, for
+/// their tests.
+const UNCHECKED_JSON: &[&str] = &[
     "tsconfig.json",
     "tsconfig.*.json",
     "jsconfig.json",
     "devcontainer.json",
     ".eslintrc.json",
     "**/.vscode/*.json",
+    "**/node_modules/**",
+    "**/site-packages/**",
 ];
 
 /// An ordered list of rules.
@@ -210,7 +216,7 @@ fn built_in() -> [Rule; 4] {
     [
         rule(LOCKFILES_OF_PACKAGE_MANAGERS, policy(Policy::Atomic)),
         rule(SHARED, policy(Policy::Direct)),
-        rule(JSON_WITH_COMMENTS, validate(Validation::None)),
+        rule(UNCHECKED_JSON, validate(Validation::None)),
         rule(&["*.json"], validate(Validation::Json)),
     ]
 }
@@ -332,7 +338,7 @@ mod tests {
     fn the_documents_list_every_built_in_rule() {
         let text = include_str!("../docs/semantics.md");
         let all = LOCKFILES_OF_PACKAGE_MANAGERS.iter();
-        for glob in all.chain(SHARED).chain(JSON_WITH_COMMENTS) {
+        for glob in all.chain(SHARED).chain(UNCHECKED_JSON) {
             assert!(text.contains(&format!("`{glob}`")), "{glob}");
         }
     }
@@ -352,6 +358,7 @@ mod tests {
             "disk.img",
             ".report.txt.swp",
             ".report.txt.swo",
+            "run/app.sock",
         ] {
             assert_eq!(policy(path), Policy::Direct, "{path}");
         }
@@ -370,6 +377,26 @@ mod tests {
             "dbase.csv",
         ] {
             assert_eq!(policy(path), Policy::Atomic, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_called_json_is_checked_but_for_what_is_none_by_custom() {
+        let rules = Rules::default();
+        let checked =
+            |path: &str| rules.settings(Path::new(path)).validate == Some(Validation::Json);
+        for path in ["final_rankings.json", "deep/down/package.json"] {
+            assert!(checked(path), "{path}");
+        }
+        for path in [
+            "tsconfig.json",
+            "web/tsconfig.app.json",
+            ".vscode/settings.json",
+            "web/node_modules/resolve/test/malformed/package.json",
+            "node_modules/x/package.json",
+            "a.geojson",
+        ] {
+            assert!(!checked(path), "{path}");
         }
     }
 
