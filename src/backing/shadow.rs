@@ -1,7 +1,6 @@
 //! Shadow files: where a transaction's bytes live until they are published under a name.
 
 use super::dir::ACL_ACCESS;
-use super::store::Store;
 use super::{Credentials, Dir, Errno, Stat, dir, proc_path};
 use crate::sync::Mutex;
 use rustix::fs::{
@@ -20,11 +19,21 @@ use std::sync::Arc;
 const CAPABILITIES: &str = "security.capability";
 
 /// A shadow file. It has no name where the file system has `O_TMPFILE` (so that a crash leaves
-/// nothing behind), else a name in `.latchfs/tmp` that recovery removes.
+/// nothing behind), else a temporary one (in `.latchfs/tmp`, where recovery removes it).
 #[derive(Debug)]
 pub struct Shadow {
-    file: Arc<File>,
+    /// Dropped before the file is closed, since a lock on the file may be what makes a temporary
+    /// name its own.
     pub(super) place: Mutex<Place>,
+    file: Arc<File>,
+}
+
+/// Where shadows have a name while they need one: on the file system of what they are to replace.
+pub trait Temporaries {
+    /// The directory.
+    fn temporary_dir(&self) -> &Dir;
+    /// The name of the next shadow.
+    fn temporary_name(&self) -> OsString;
 }
 
 /// Where a shadow can be found by name.
@@ -32,7 +41,7 @@ pub struct Shadow {
 pub(super) enum Place {
     /// Nowhere: linkat(2) can give it a name.
     Nowhere,
-    /// In `.latchfs/tmp`.
+    /// Under a temporary name.
     Temporary(NamedTemp),
     /// It has been published, or lost, and is not ours to link or rename any more.
     Elsewhere,
@@ -79,9 +88,9 @@ impl Shadow {
     ///
     /// # Errors
     /// `ENOSPC`, `EDQUOT`, `EROFS`, ... as creating a file there would give.
-    pub fn create(dir: &Dir, store: &Store, mode: u32) -> Result<Self, Errno> {
+    pub fn create(dir: &Dir, temps: &impl Temporaries, mode: u32) -> Result<Self, Errno> {
         // EISDIR is what kernels before O_TMPFILE say, see open(2).
-        Self::create_unless(dir, store, mode, &[Errno::OPNOTSUPP, Errno::ISDIR])
+        Self::create_unless(dir, temps, mode, &[Errno::OPNOTSUPP, Errno::ISDIR])
     }
 
     /// Makes an empty shadow for a version of a file that is in `dir`, which the user, unlike the
@@ -89,13 +98,18 @@ impl Shadow {
     ///
     /// # Errors
     /// `ENOSPC`, `EDQUOT`, `EROFS`.
-    pub fn create_for(dir: &Dir, store: &Store, mode: u32) -> Result<Self, Errno> {
+    pub fn create_for(dir: &Dir, temps: &impl Temporaries, mode: u32) -> Result<Self, Errno> {
         let closed = [Errno::OPNOTSUPP, Errno::ISDIR, Errno::ACCESS, Errno::PERM];
-        Self::create_unless(dir, store, mode, &closed)
+        Self::create_unless(dir, temps, mode, &closed)
     }
 
-    /// In the store, if the directory says one of `closed`.
-    fn create_unless(dir: &Dir, store: &Store, mode: u32, closed: &[Errno]) -> Result<Self, Errno> {
+    /// With a temporary name, if the directory says one of `closed`.
+    fn create_unless(
+        dir: &Dir,
+        temps: &impl Temporaries,
+        mode: u32,
+        closed: &[Errno],
+    ) -> Result<Self, Errno> {
         let mode = Mode::from_raw_mode(mode as RawMode & 0o7777);
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC | OFlags::LARGEFILE;
         match rustix::fs::openat(dir, ".", flags, mode) {
@@ -104,20 +118,20 @@ impl Shadow {
                 place: Mutex::new(Place::Nowhere),
             }),
             Err(errno) if closed.contains(&errno) => {
-                let name = store.unique_name();
+                let (tmp, name) = (temps.temporary_dir(), temps.temporary_name());
                 let flags = OFlags::RDWR
                     | OFlags::CREATE
                     | OFlags::EXCL
                     | OFlags::CLOEXEC
                     | OFlags::LARGEFILE;
-                let fd = rustix::fs::openat(store.tmp(), &name, flags, mode)?;
+                let fd = rustix::fs::openat(tmp, &name, flags, mode)?;
                 let stat = dir.stat()?;
                 if stat.st_mode & 0o2000 != 0 {
                     rustix::fs::fchown(&fd, None, Some(Gid::from_raw(stat.st_gid)))?;
                 }
                 Ok(Self {
                     file: Arc::new(File::from(fd)),
-                    place: Mutex::new(Place::Temporary(NamedTemp::new(store.tmp(), &name))),
+                    place: Mutex::new(Place::Temporary(NamedTemp::new(tmp, &name))),
                 })
             }
             Err(e) => Err(e),
@@ -157,7 +171,7 @@ impl Shadow {
         }
     }
 
-    /// Gives it the name `name` in `.latchfs/tmp`.
+    /// Gives it the temporary name `name` in `tmp`.
     pub(super) fn name_in(&self, tmp: &Dir, name: &OsStr) -> Result<(), Errno> {
         let mut place = self.place.lock();
         self.link_from(&mut place, tmp, name)?;
@@ -166,11 +180,14 @@ impl Shadow {
     }
 
     /// Makes the content the file `name` of `dir`, in one step for everyone who looks.
-    pub fn replace(&self, dir: &Dir, name: &OsStr, store: &Store) -> Result<(), Errno> {
+    ///
+    /// # Errors
+    /// `EEXIST` if its temporary name is taken; `ENOENT` if the content has been published already.
+    pub fn replace(&self, dir: &Dir, name: &OsStr, temps: &impl Temporaries) -> Result<(), Errno> {
         if matches!(*self.place.lock(), Place::Nowhere) {
             // linkat cannot replace, so the last step is a rename from a name of our own. If that
             // fails, the name stays for another try: an unlinked file can't be linked again.
-            self.name_in(store.tmp(), &store.unique_name())?;
+            self.name_in(temps.temporary_dir(), &temps.temporary_name())?;
         }
         let mut place = self.place.lock();
         let Place::Temporary(temp) = &*place else {
@@ -180,6 +197,28 @@ impl Shadow {
             .rename(&temp.name, dir, name, RenameFlags::empty())?;
         place.leave();
         Ok(())
+    }
+
+    /// Has it a temporary name?
+    pub fn is_named(&self) -> bool {
+        matches!(*self.place.lock(), Place::Temporary(_))
+    }
+
+    /// Its temporary name is another file's by now: it is left alone from here on.
+    pub fn disown_name(&self) {
+        self.place.lock().leave();
+    }
+}
+
+/// Makes a directory durable; one that may be changed but not read, by way of a file on the same
+/// file system.
+///
+/// # Errors
+/// `EIO`: what was done in it may be lost by a power cut.
+pub fn sync_dir(dir: &Dir, file: impl AsFd) -> Result<(), Errno> {
+    match dir.sync() {
+        Err(Errno::ACCESS) => rustix::fs::syncfs(file),
+        other => other,
     }
 }
 

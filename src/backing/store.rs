@@ -10,7 +10,7 @@
 //! ```
 
 use super::kept::Keeper;
-use super::shadow::errno;
+use super::shadow::{Temporaries, errno};
 use super::{Dir, Errno};
 use crate::show::shell_word;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -135,6 +135,16 @@ impl Store {
     pub fn unique_name(&self) -> OsString {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         OsString::from(format!("{:x}.{n:x}", self.epoch))
+    }
+}
+
+impl Temporaries for Store {
+    fn temporary_dir(&self) -> &Dir {
+        &self.tmp
+    }
+
+    fn temporary_name(&self) -> OsString {
+        self.unique_name()
     }
 }
 

@@ -20,7 +20,6 @@ use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use log::{debug, error, warn};
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 /// How a version got its place.
@@ -290,7 +289,7 @@ impl Engine {
                     false => Ok(()),
                 };
                 let mut dirs = published.dirs.iter();
-                again.and_then(|()| dirs.try_for_each(|dir| sync_dir(dir, &*file)))
+                again.and_then(|()| dirs.try_for_each(|dir| shadow::sync_dir(dir, &*file)))
             }
             _ => Ok(()),
         };
@@ -619,11 +618,3 @@ impl Engine {
     }
 }
 
-/// Makes a directory durable; one that may be changed but not read, by way of a file on the same
-/// file system.
-fn sync_dir(dir: &Dir, file: impl AsFd) -> Result<(), Errno> {
-    match dir.sync() {
-        Err(Errno::ACCESS) => rustix::fs::syncfs(file),
-        other => other,
-    }
-}
