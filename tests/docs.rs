@@ -74,6 +74,11 @@ fn every_test_named_in_the_configuration_page_exists() {
 }
 
 #[test]
+fn every_test_named_in_the_api_page_exists() {
+    check_named("docs/api.md", 20);
+}
+
+#[test]
 fn every_source_named_in_the_architecture_page_exists() {
     let page = fs::read_to_string(root().join("docs/architecture.md")).expect("the page");
     for name in quoted(&page).filter(|w| w.ends_with(".rs") || w.ends_with('/')) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser, Subcommand};
 
 use super::exit;
+use super::phases::PhasesArgs;
 use super::values::{any_duration, positive_duration, size};
 use crate::config::{Durability, Readers};
 
@@ -74,6 +75,13 @@ pub(super) enum Command {
     /// The next mount does the same by itself before it serves, unless it is read-only.
     #[command(after_help = exit::help_table())]
     Recover(RecoverArgs),
+
+    /// Tell how far the five phases of an analysis are in DIR
+    ///
+    /// Each is missing, in flight (and by whom), valid, or invalid (and where). The exit code is 0 only
+    /// if all five are valid.
+    #[command(after_help = exit::help_table())]
+    Phases(PhasesArgs),
 }
 
 /// PATH is BACKING, the mountpoint, or something below either, which then limits it to versions of

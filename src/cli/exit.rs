@@ -14,7 +14,7 @@ pub(super) use crate::show::shell_word;
 /// | 0 | done |
 /// | 1 | internal failure; check: there is an invalid document |
 /// | 2 | the command line cannot be used |
-/// | 3 | BACKING cannot be used |
+/// | 3 | BACKING, or DIR, cannot be used |
 /// | 4 | MOUNTPOINT cannot be used |
 /// | 5 | BACKING is already served by another latchfs |
 /// | 6 | the kernel or fusermount3 refused the mount |
@@ -22,6 +22,7 @@ pub(super) use crate::show::shell_word;
 /// | 8 | umount: the mount, or its daemon, is still there |
 /// | 9 | the configuration file cannot be used |
 /// | 10 | kept: there is no such version, or it cannot be restored there |
+/// | 11 | phases: the analysis is not complete |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Exit {
@@ -36,10 +37,11 @@ pub(super) enum Exit {
     StillMounted = 8,
     Configuration = 9,
     Kept = 10,
+    Incomplete = 11,
 }
 
 impl Exit {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Done,
         Self::Internal,
         Self::Usage,
@@ -51,6 +53,7 @@ impl Exit {
         Self::StillMounted,
         Self::Configuration,
         Self::Kept,
+        Self::Incomplete,
     ];
 
     /// The number the process exits with.
@@ -68,7 +71,9 @@ impl Exit {
             Self::Done => "done",
             Self::Internal => "internal failure; check: there is an invalid document",
             Self::Usage => "the command line cannot be used",
-            Self::Backing => "BACKING cannot be used: missing, not a directory, no permission",
+            Self::Backing => {
+                "BACKING, or DIR, cannot be used: missing, not a directory, no permission"
+            }
             Self::Mountpoint => {
                 "MOUNTPOINT cannot be used: missing, no directory, mounted, not apart from BACKING"
             }
@@ -84,6 +89,7 @@ impl Exit {
                 "kept: there is no such version, or it cannot be restored: the file is newer, or \
                  was refused"
             }
+            Self::Incomplete => "phases: the analysis is not complete; with --wait: not in time",
         }
     }
 }

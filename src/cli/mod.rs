@@ -5,7 +5,8 @@
 //!
 //! `mount` returns once the mount answers. It starts the command again as the daemon
 //! (`daemon`), which tells the first process by a pipe how it went. Nothing here may touch a
-//! path inside a latchfs mount: its daemon might not answer (`resolve`).
+//! path inside a latchfs mount: its daemon might not answer (`resolve`). Only `phases` does, as any
+//! program that reads files.
 
 mod args;
 mod check;
@@ -19,6 +20,7 @@ mod mount;
 mod mounts;
 mod options;
 mod output;
+mod phases;
 mod plan;
 mod recover;
 mod reload;
@@ -73,5 +75,6 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Reload(reload) => reload::run(reload),
         Command::Check(check) => check::run(check),
         Command::Recover(recover) => recover::run(recover),
+        Command::Phases(phases) => phases::run(phases),
     }
 }

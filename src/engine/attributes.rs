@@ -574,6 +574,9 @@ impl Engine {
     /// `ENODATA`, `ENOTSUP`, as BACKING says. Where the kernel judges by ACLs, a file that can't have
     /// one (in a mount within BACKING) has none: the kernel would take an error for its judgement.
     pub fn xattr(&self, node: NodeId, name: &OsStr) -> Result<Vec<u8>, Errno> {
+        if name == crate::in_flight::ATTRIBUTE {
+            return self.in_flight_of(node);
+        }
         match self.with_descriptor(node, |fd| dir::xattr(fd, name)) {
             Err(Errno::OPNOTSUPP) if self.acls && is_acl(name) => Err(Errno::NODATA),
             other => other,

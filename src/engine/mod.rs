@@ -15,6 +15,7 @@
 //! - [`lookup`]: names to node ids, listings. [`names`]: rename, unlink and link.
 //!   [`make`]: mkdir, mknod, symlink.
 //! - [`offline`]: one file replaced where nobody serves BACKING.
+//! - `status`: what the mount tells of its files by attributes of its own.
 //! - [`superseded`]: how those who watch a version hear that it is not the file any more.
 
 pub mod append;
@@ -36,6 +37,7 @@ pub mod offline;
 pub mod open;
 mod records;
 mod redirect;
+mod status;
 pub mod superseded;
 pub mod transaction;
 pub mod tree;

@@ -375,7 +375,8 @@ pub struct Running {
 }
 
 impl Running {
-    fn new(command: &mut Command) -> Self {
+    /// Starts it.
+    pub fn new(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
