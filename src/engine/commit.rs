@@ -617,4 +617,3 @@ impl Engine {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
-
