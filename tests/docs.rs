@@ -82,7 +82,14 @@ fn every_test_named_in_the_api_page_exists() {
 fn every_source_named_in_the_architecture_page_exists() {
     let page = fs::read_to_string(root().join("docs/architecture.md")).expect("the page");
     for name in quoted(&page).filter(|w| w.ends_with(".rs") || w.ends_with('/')) {
-        let places = ["", "src", "src/engine", "src/fuse", "src/backing"];
+        let places = [
+            "",
+            "src",
+            "src/engine",
+            "src/fuse",
+            "src/backing",
+            "src/cli",
+        ];
         let found = places.iter().any(|p| root().join(p).join(name).exists());
         assert!(found, "{name}");
     }

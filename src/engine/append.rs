@@ -258,7 +258,7 @@ impl Engine {
     /// # Errors
     /// `EEXIST` if it is not free; what BACKING says.
     pub(super) fn create_append(
-        &self,
+        self: &Arc<Self>,
         (caller, writer): (Caller, &Writer),
         (parent, dir): (Key, &Dir),
         name: &OsStr,
@@ -284,7 +284,7 @@ impl Engine {
         match self.entry(claim, None) {
             Ok(entry) => Ok((entry, opened)),
             Err(errno) => {
-                self.handles.remove(&opened.handle);
+                self.release(opened.handle);
                 Err(errno)
             }
         }
