@@ -319,7 +319,7 @@ fn a_restore_waits_its_turn_and_leads_through_no_link() {
         kill_writer(mount, "'d/f'", "b'kept'");
         let (id, point) = (newest(mount), shown(mount.point()));
         let mut writer = mount
-            .spawn_python("f = open('d/f', 'a'); say('open'); hear(); f.close(); say('closed')");
+            .spawn_python("f = open('d/f', 'r+'); say('open'); hear(); f.close(); say('closed')");
         writer.expect("open");
         let mut command = mount.command(LATCHFS);
         let mut waiting = command
