@@ -263,7 +263,7 @@ pub fn safe_write_json<T: Serialize + ?Sized>(
 
 /// Appends to a file, making it if it is not there, under an exclusive lock, and returns when that is
 /// durable. What an error has left of the text is taken back. The file is appended to in place: a kill
-/// or a power cut in the middle can leave a part of the text (not so in a latchfs mount).
+/// or a power cut in the middle can leave a part of the text (in a latchfs mount the policy `append` applies).
 ///
 /// # Errors
 /// [`FileLockError::Timeout`], [`FileLockError::Nested`], [`FileLockError::Io`].

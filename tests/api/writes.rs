@@ -1,6 +1,6 @@
 //! What a write leaves, also when it fails or is killed.
 
-use crate::common::{finish, kill, text, wait_until};
+use crate::common::{Running, User, finish, kill, options, test_user, text, wait_until};
 use crate::{helper, in_both};
 use latchfs::{FileLockError, FileLocker, LockMode};
 use serde_json::{Value, json};
@@ -244,4 +244,27 @@ fn in_a_mount_what_is_written_through_the_lock_appears_whole_when_it_is_given_ba
     file.unlock().expect("unlocked");
     assert_eq!(mount.read_behind("notes.txt"), "new");
     wait_until("nothing is in flight", || mount.read("notes.txt") == "new");
+}
+
+#[test]
+fn an_ordinary_users_program_replaces_appends_and_is_killed_in_a_mount_of_its_own() {
+    use std::os::unix::process::CommandExt;
+    let mount = options().user(User::Ordinary).mount();
+    let (uid, gid) = test_user();
+    let (path, log) = (mount.path("data.json"), mount.path("log.txt"));
+    for _ in 0..3 {
+        let mut command = helper::command("overwrite", &[&path]);
+        let mut program = Running::new(command.uid(uid).gid(gid));
+        while helper::hear(&program) != "2" {}
+        kill(program.pid(), "KILL");
+        program.wait();
+        let value: Value = serde_json::from_str(&mount.read("data.json")).expect("a document");
+        assert!(helper::is_whole(&value));
+        let stat = fs::metadata(mount.behind("data.json")).expect("the file");
+        assert_eq!((stat.uid(), stat.gid()), (uid, gid));
+    }
+    let mut command = helper::command("append", &[&log]);
+    let said = text(&finish(command.uid(uid).gid(gid).stdin(Stdio::null())).stdout);
+    assert!(said.contains("> appended"), "{said}");
+    assert_eq!(mount.read("log.txt").len(), 5000);
 }
