@@ -7,7 +7,7 @@ use common::{
     LATCHFS, Mount, User, finish, options, second_test_user, test_user, text, wait_until,
 };
 use latchfs::backing::store::Store;
-use latchfs::backing::{Dir, redo};
+use latchfs::backing::{Dir, recover};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags};
@@ -512,8 +512,8 @@ fn no_redo_record_breaks_recovery_or_leads_out_of_backing() {
         if data {
             fs::write(redo_dir.join(format!("{name}.data")), "hostile").expect("write");
         }
-        let replayed = redo::replay(&root, &store);
-        prop_assert!(replayed.is_ok(), "{replayed:?}");
+        let done = recover::recover(&root, &store, &mut Vec::new());
+        prop_assert!(done.is_ok(), "{done:?}");
         let left = fs::read_dir(&redo_dir).expect("a directory").count();
         prop_assert_eq!(left, 0);
         prop_assert_eq!(&place.outside(), &before);
@@ -528,7 +528,7 @@ fn no_redo_record_breaks_recovery_or_leads_out_of_backing() {
     );
     fs::write(redo_dir.join("1.json"), record).expect("write");
     fs::write(redo_dir.join("1.data"), "believed").expect("write");
-    redo::replay(&root, &store).expect("replay");
+    recover::recover(&root, &store, &mut Vec::new()).expect("recover");
     let content = fs::read_to_string(place.path("backing/f")).expect("read");
     assert_eq!(content, "believed");
 }

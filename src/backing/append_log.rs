@@ -330,53 +330,60 @@ pub fn find_end(
 #[derive(Debug, PartialEq, Eq)]
 pub struct Trimmed {
     /// The way to it from BACKING.
-    pub path: String,
+    pub path: OsString,
     /// Its length now, in bytes.
     pub length: u64,
-    /// What it lost; 0 if something else than latchfs has changed it, so that it was left alone.
+    /// How many bytes it lost.
     pub lost: u64,
+    /// Why it was left as it is, if it was.
+    pub left: Option<String>,
 }
 
 /// Ends every file that a killed daemon was appending to at its last whole record, and removes the
-/// logs.
+/// logs. Without `change`, only tells.
 ///
 /// # Errors
 /// `EIO`, `ENOSPC`: the logs stay for the next time.
-pub fn trim(root: &Dir, store: &Store) -> Result<Vec<Trimmed>, Errno> {
+pub(super) fn trim(
+    root: &Dir,
+    logs: &Dir,
+    change: bool,
+    done: &mut Vec<Trimmed>,
+) -> Result<(), Errno> {
     let mut by_file: HashMap<Inode, Vec<(Claim, OsString)>> = HashMap::new();
-    let names: Vec<OsString> = store.append().list()?.into_iter().map(|e| e.name).collect();
+    let names: Vec<OsString> = logs.list()?.into_iter().map(|e| e.name).collect();
     for name in &names {
         if let Some(claim) = Claim::parse(name) {
-            let logs = by_file.entry((claim.ino, claim.born)).or_default();
-            logs.push((claim, name.clone()));
+            let of_file = by_file.entry((claim.ino, claim.born)).or_default();
+            of_file.push((claim, name.clone()));
         }
     }
-    let mut done = Vec::new();
-    for logs in by_file.values() {
-        done.extend(trim_one(root, store, logs)?);
+    for of_file in by_file.values() {
+        done.extend(trim_one(root, logs, of_file, change)?);
+    }
+    if !change || names.is_empty() {
+        return Ok(());
     }
     for name in &names {
-        match store.append().unlink(name) {
+        match logs.unlink(name) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno),
         }
     }
-    if !names.is_empty() {
-        store.append().sync()?;
-    }
-    Ok(done)
+    logs.sync()
 }
 
 /// Of one file there may be several logs: one that was removed may be back after a power cut, and
 /// knows less than those that came later.
 fn trim_one(
     root: &Dir,
-    store: &Store,
-    logs: &[(Claim, OsString)],
+    logs: &Dir,
+    of_file: &[(Claim, OsString)],
+    change: bool,
 ) -> Result<Option<Trimmed>, Errno> {
     let mut told = Vec::new();
-    for (claim, name) in logs {
-        told.push((claim, read(store.append(), name)?));
+    for (claim, name) in of_file {
+        told.push((claim, read(logs, name)?));
     }
     let Some((claim, _)) = told.first() else {
         return Ok(None);
@@ -386,11 +393,35 @@ fn trim_one(
         born: claim.born,
     };
     let paths = told.iter().map(|(_, told)| &told.path);
-    let mut there = paths.filter_map(|path| redo::open_target(root, path, &wanted));
+    let mut there = paths.filter_map(|path| redo::find_target(root, path, &wanted));
     let found = there.next();
-    let Some(file) = found.or_else(|| redo::search(root, &wanted)) else {
+    let Some(place) = found.or_else(|| redo::search(root, &wanted)) else {
         // It was removed: there is nothing to trim.
         return Ok(None);
+    };
+    let path = told.iter().map(|(_, told)| told.path.join(OsStr::new("/")));
+    let path = match path.max_by_key(|path| path.len()) {
+        Some(path) if !path.is_empty() => path,
+        _ => OsString::from(format!("(inode {})", wanted.ino)),
+    };
+    let opened = match change {
+        true => place.open_for_rewrite(),
+        false => match place.check_rewrite() {
+            Ok(()) => Ok(place.open_to_read()?),
+            Err(why) => Err(why),
+        },
+    };
+    let file = match opened {
+        Ok(file) => file,
+        Err(why) => {
+            let (length, lost, left) = (place.length()?, 0, Some(why));
+            return Ok(Some(Trimmed {
+                path,
+                length,
+                lost,
+                left,
+            }));
+        }
     };
     let length = rustix::fs::fstat(&file)?.st_size as u64;
     let mut ends = Vec::new();
@@ -404,35 +435,39 @@ fn trim_one(
             crc,
         )?);
     }
-    let path = told.iter().map(|(_, told)| told.path.join(OsStr::new("/")));
-    let path = path.max_by_key(|path| path.len()).unwrap_or_default();
-    let path = match path.is_empty() {
-        true => format!("(inode {})", wanted.ino),
-        false => path.to_string_lossy().into_owned(),
-    };
     // The log that knows of the longest whole part is the latest.
     let latest = ends.iter().max_by_key(|end| match end {
         End::Whole => u64::MAX,
         End::At(at) | End::Foreign(at) => *at,
     });
-    let (end, lost) = match latest {
-        Some(End::At(at)) => {
-            rustix::fs::ftruncate(&file, *at)?;
-            (*at, length - at)
-        }
-        Some(End::Foreign(_)) => (length, 0),
-        Some(End::Whole) | None => {
-            // Before the log goes.
-            fsync(&file)?;
-            return Ok(None);
-        }
+    let trimmed = match latest {
+        Some(End::At(at)) => Some(Trimmed {
+            path,
+            length: *at,
+            lost: length - at,
+            left: None,
+        }),
+        Some(End::Foreign(_)) => Some(Trimmed {
+            path,
+            length,
+            lost: 0,
+            left: Some(String::from(
+                "it was changed by something else while it was appended to",
+            )),
+        }),
+        Some(End::Whole) | None => None,
     };
-    fsync(&file)?;
-    Ok(Some(Trimmed {
-        path,
-        length: end,
-        lost,
-    }))
+    if change {
+        if let Some(Trimmed {
+            length, left: None, ..
+        }) = &trimmed
+        {
+            rustix::fs::ftruncate(&file, *length)?;
+        }
+        // Before the log goes.
+        fsync(&file)?;
+    }
+    Ok(trimmed)
 }
 
 fn crc_of(file: &File, from: u64, to: u64) -> Result<u32, Errno> {

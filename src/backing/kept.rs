@@ -7,7 +7,7 @@
 //!
 //! The record is written to `.latchfs/tmp` first; then the bytes get their name, then the record its
 //! own. To remove a version, its bytes go first. So a crash leaves one of three things: a record in
-//! `tmp` (nothing was kept), bytes whose record is still in `tmp` ([`Keeper::tidy`] brings it), or a
+//! `tmp` (nothing was kept), bytes whose record is still in `tmp` ([`tidy`] brings it), or a
 //! record without bytes (which goes).
 //!
 //! What is here is not made durable unless that is asked for: a version that was rolled back may be
@@ -18,8 +18,10 @@ mod record;
 pub(crate) use record::within_mount;
 pub use record::{Kind, Record};
 
+use super::dir::Listed;
+use super::recover::{self, Action, Site};
 use super::shadow::{self, Shadow};
-use super::store::{open_own, since_epoch, write_file};
+use super::store::{KEPT, TMP, open_own, since_epoch, write_file};
 use super::{Dir, Errno, Stat};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -389,23 +391,6 @@ impl Keeper {
         }
     }
 
-    /// Puts right what a crash left. Nothing may be kept meanwhile.
-    pub fn tidy(&self) {
-        for listed in self.kept.0.list().unwrap_or_default() {
-            if let Some(id) = id_of(&listed.name, DATA) {
-                let record = file_name(&id, RECORD);
-                if self.kept.is_missing(&record) {
-                    let flags = RenameFlags::empty();
-                    let _ = self.tmp.rename(&record, &self.kept.0, &record, flags);
-                }
-            } else if let Some(id) = id_of(&listed.name, RECORD)
-                && self.kept.is_missing(&file_name(&id, DATA))
-            {
-                let _ = self.kept.0.unlink(&listed.name);
-            }
-        }
-    }
-
     /// Removes the versions that are too old, and the oldest of those that are too many; never
     /// `newest`. Returns how many went.
     pub fn prune(&self, newest: Option<&str>) -> usize {
@@ -470,6 +455,44 @@ impl Keeper {
         }
         removed > 0
     }
+}
+
+/// Puts right what a crash left; returns the names in `tmp` that are records of kept versions. Nothing
+/// may be kept meanwhile.
+///
+/// # Errors
+/// As for reading a directory. What can't be put right stays as it is.
+pub(super) fn tidy(site: &Site<'_>, actions: &mut Vec<Action>) -> Result<Vec<OsString>, Errno> {
+    let mut restored = Vec::new();
+    let (Some(kept), Some(tmp)) = (site.dir(KEPT)?.map(Kept), site.dir(TMP)?) else {
+        return Ok(restored);
+    };
+    for Listed { name, .. } in kept.0.list()? {
+        if let Some(id) = id_of(&name, DATA) {
+            let record = file_name(&id, RECORD);
+            if !kept.is_missing(&record) || tmp.stat_at(&record).is_err() {
+                continue;
+            }
+            let flags = RenameFlags::empty();
+            if site.store.is_some() && tmp.rename(&record, &kept.0, &record, flags).is_err() {
+                continue;
+            }
+            let what = "the record of a kept version";
+            let kind = recover::Kind::RecordRestored;
+            actions.push(Action::in_store(kind, KEPT, &record, what));
+            restored.push(record);
+        } else if let Some(id) = id_of(&name, RECORD)
+            && kept.is_missing(&file_name(&id, DATA))
+        {
+            if site.store.is_some() && kept.0.unlink(&name).is_err() {
+                continue;
+            }
+            let what = "the record of a version that is not kept any more";
+            let kind = recover::Kind::LeftoverRemoved;
+            actions.push(Action::in_store(kind, KEPT, &name, what));
+        }
+    }
+    Ok(restored)
 }
 
 /// When a version was kept.

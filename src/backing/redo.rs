@@ -7,17 +7,20 @@
 
 use super::dir::Listed;
 use super::kept::{self, Lacking};
+use super::recover::{Action, Kind, Site, joined};
 use super::shadow::{Own, Shadow, copy_own, copy_range, copy_to, data_ranges, errno, times};
-use super::store::{DIRECTORY, Store, open_own, read_file, since_epoch, write_file};
+use super::store::{DIRECTORY, REDO, Store, open_own, read_file, since_epoch, write_file};
 use super::{Dir, Errno, Identity, Stamp, Stat, dir, identity, proc_path, stamp};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 const DATA: &str = ".data";
 const RECORD: &str = ".json";
@@ -203,80 +206,104 @@ fn forget(store: &Store, id: &OsStr) -> Result<(), Errno> {
     }
 }
 
-/// What [`replay`] did with one record.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Replayed {
-    /// The rewrite was finished.
-    Finished,
-    /// The inode is no longer where it was: the version is kept in `.latchfs/kept`.
-    Kept,
-    /// Data without a record (the inode was never touched), or a record without data: removed.
-    Removed,
-}
-
-/// Finishes what an earlier daemon left in `.latchfs/redo`; for each, what it did and the path.
+/// Finishes what an earlier daemon left in `.latchfs/redo`.
 ///
 /// # Errors
 /// `EIO`, `ENOSPC`: what was not finished stays for the next time.
-pub fn replay(root: &Dir, store: &Store) -> Result<Vec<(Replayed, String)>, Errno> {
-    let mut done = Vec::new();
-    let names: Vec<OsString> = store.redo().list()?.into_iter().map(|e| e.name).collect();
-    for name in &names {
-        let Some(id) = strip(name, RECORD) else {
-            continue;
-        };
-        done.push(replay_one(root, store, &id)?);
+pub(super) fn replay(site: &Site<'_>, actions: &mut Vec<Action>) -> Result<(), Errno> {
+    let Some(redo) = site.dir(REDO)? else {
+        return Ok(());
+    };
+    let names: Vec<OsString> = redo.list()?.into_iter().map(|e| e.name).collect();
+    let ids: HashSet<OsString> = names.iter().filter_map(|n| strip(n, RECORD)).collect();
+    for id in names.iter().filter_map(|name| strip(name, RECORD)) {
+        actions.push(replay_one(site, &redo, &id)?);
     }
-    for name in &names {
-        // What is still there had no record.
-        if strip(name, DATA).is_some() && store.redo().unlink(name).is_ok() {
-            done.push((Replayed::Removed, name.to_string_lossy().into_owned()));
+    let alone = |name: &&OsString| strip(name, DATA).is_some_and(|id| !ids.contains(&id));
+    for name in names.iter().filter(alone) {
+        if let Some(store) = site.store {
+            store.redo().unlink(name)?;
         }
+        actions.push(removed(name, "an update that was not begun"));
     }
-    Ok(done)
+    Ok(())
 }
 
-fn replay_one(root: &Dir, store: &Store, id: &OsStr) -> Result<(Replayed, String), Errno> {
+fn removed(name: &OsStr, why: &str) -> Action {
+    Action::in_store(Kind::LeftoverRemoved, REDO, name, why)
+}
+
+fn replay_one(site: &Site<'_>, redo: &Dir, id: &OsStr) -> Result<Action, Errno> {
     let (data, record) = (with_suffix(id, DATA), with_suffix(id, RECORD));
-    let bytes = read_file(store.redo(), &record)?;
-    if matches!(store.redo().stat_at(&data), Err(Errno::NOENT)) {
+    let bytes = read_file(redo, &record)?;
+    if matches!(redo.stat_at(&data), Err(Errno::NOENT)) {
         // The rewrite was over, and only the record's removal did not reach the disk; or it never
         // was one of ours.
-        forget(store, id)?;
-        return Ok((Replayed::Removed, record.to_string_lossy().into_owned()));
+        if let Some(store) = site.store {
+            forget(store, id)?;
+        }
+        return Ok(removed(&record, "the record of an update that was over"));
     }
     let parsed: Option<Record> = serde_json::from_slice(&bytes).ok();
-    let path: Vec<OsString> = parsed
-        .iter()
-        .flat_map(|r| r.path.iter().cloned().map(OsString::from_vec))
-        .collect();
-    let shown = path.join(OsStr::new("/")).to_string_lossy().into_owned();
-    let own = parsed.as_ref().map(|r| r.own.clone()).unwrap_or_default();
-    let time = parsed.as_ref().map_or(0, |r| r.time);
-    let wanted = parsed.map(|r| Wanted {
-        ino: r.ino,
-        born: r.born,
-    });
-    let target = wanted.and_then(|wanted| {
-        let there = open_target(root, &path, &wanted);
-        there.or_else(|| search(root, &wanted))
-    });
-    let Some(target) = target else {
-        let record = kept::Record {
-            time,
-            kind: kept::Kind::Recovered,
-            reason: String::from("its file was no longer there after a crash"),
-            ..kept::Record::default()
-        };
-        let components: Vec<&[u8]> = path.iter().map(|c| c.as_bytes()).collect();
-        let record = record.at(&kept::within_mount(&components));
-        store.keeper().take_in(store.redo(), &data, &record)?;
-        forget(store, id)?;
-        return Ok((Replayed::Kept, shown));
+    let place = match &parsed {
+        Some(record) => record
+            .place(site.root)
+            .ok_or_else(|| String::from("the file is no longer there")),
+        None => Err(String::from("its record is damaged")),
     };
-    overwrite(&open_own(store.redo(), &data)?, &target, &own)?;
-    forget(store, id)?;
-    Ok((Replayed::Finished, shown))
+    let path = parsed.as_ref().map(Record::path).unwrap_or_default();
+    let shown = match path.is_empty() {
+        true => Path::new(DIRECTORY).join(REDO).join(&data),
+        false => joined(&path),
+    };
+    let target = place.and_then(|place| match site.store {
+        Some(_) => place.open_for_rewrite().map(Some),
+        None => place.check_rewrite().map(|()| None),
+    });
+    let target = match target {
+        Ok(target) => target,
+        Err(why) => {
+            if let Some(store) = site.store {
+                keep(store, id, parsed.as_ref(), &why)?;
+            }
+            return Ok(Action::new(Kind::UpdateKept, &shown, why));
+        }
+    };
+    if let (Some(store), Some(target)) = (site.store, target) {
+        let own = parsed.map(|record| record.own).unwrap_or_default();
+        overwrite(&open_own(redo, &data)?, &target, &own)?;
+        forget(store, id)?;
+    }
+    Ok(Action::new(Kind::UpdateFinished, &shown, ""))
+}
+
+/// Keeps a version aside that can't be put into its inode.
+fn keep(store: &Store, id: &OsStr, record: Option<&Record>, why: &str) -> Result<(), Errno> {
+    let kept = kept::Record {
+        time: record.map_or(0, |record| record.time),
+        kind: kept::Kind::Recovered,
+        reason: format!("after a crash, {why}"),
+        ..kept::Record::default()
+    };
+    let components = record.map(|record| &*record.path).unwrap_or_default();
+    let kept = kept.at(&kept::within_mount(components));
+    let data = with_suffix(id, DATA);
+    store.keeper().take_in(store.redo(), &data, &kept)?;
+    forget(store, id)
+}
+
+impl Record {
+    fn path(&self) -> Vec<OsString> {
+        self.path.iter().cloned().map(OsString::from_vec).collect()
+    }
+
+    /// Where its inode is now, if it is there.
+    fn place(&self, root: &Dir) -> Option<Place> {
+        let (ino, born) = (self.ino, self.born);
+        let wanted = Wanted { ino, born };
+        let there = find_target(root, &self.path(), &wanted);
+        there.or_else(|| search(root, &wanted))
+    }
 }
 
 /// The inode that a record is for. Its device number may be another after a reboot.
@@ -286,19 +313,72 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    fn open(&self, at: &Dir, name: &OsStr) -> Option<File> {
+    /// Is this name that inode? Opens nothing, and changes nothing.
+    fn find(&self, at: &Dir, name: &OsStr) -> Option<Place> {
         let stat = at.stat_at(name).ok()?;
         let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         if stat.st_ino != self.ino || !regular {
             return None;
         }
-        let file = open_for_rewrite(at, name, identity(&stat)).ok()?;
-        (self.born.is_none() || birth(&file) == self.born).then_some(file)
+        let who = identity(&stat);
+        let pinned = at.pin(name, who).ok()?;
+        let same = self.born.is_none() || birth(&pinned) == self.born;
+        same.then(|| Place {
+            at: at.clone(),
+            name: name.to_owned(),
+            who,
+        })
     }
 }
 
+/// Where an inode was found.
+pub(super) struct Place {
+    at: Dir,
+    name: OsString,
+    who: Identity,
+}
+
+impl Place {
+    /// # Errors
+    /// `EACCES`.
+    pub(super) fn open_to_read(&self) -> Result<File, Errno> {
+        self.at.open_file(&self.name, OFlags::RDONLY, self.who)
+    }
+
+    /// How many bytes the file has.
+    pub(super) fn length(&self) -> Result<u64, Errno> {
+        Ok(self.at.stat_at(&self.name)?.st_size as u64)
+    }
+
+    /// # Errors
+    /// Why not, in words.
+    pub(super) fn open_for_rewrite(&self) -> Result<File, String> {
+        match open_for_rewrite(&self.at, &self.name, self.who) {
+            // Of the chmod that would have made it writable.
+            Err(Errno::PERM) => Err(not_writable(Errno::ACCESS)),
+            other => other.map_err(not_writable),
+        }
+    }
+
+    /// Would [`Self::open_for_rewrite`] succeed? Changes nothing.
+    pub(super) fn check_rewrite(&self) -> Result<(), String> {
+        let own = |stat: &Stat| stat.st_uid == rustix::process::geteuid().as_raw();
+        match self.at.open_file(&self.name, OFlags::RDWR, self.who) {
+            // The mode of a file of one's own can be changed for the moment.
+            Err(Errno::ACCESS) if self.at.stat_at(&self.name).is_ok_and(|stat| own(&stat)) => {
+                Ok(())
+            }
+            other => other.map(drop).map_err(not_writable),
+        }
+    }
+}
+
+fn not_writable(errno: Errno) -> String {
+    format!("the file can't be written: {errno}")
+}
+
 /// When an inode was made; `None` where the file system does not tell (statx(2)).
-pub(super) fn birth(file: &File) -> Option<Birth> {
+pub(super) fn birth(file: impl AsFd) -> Option<Birth> {
     let wanted = StatxFlags::BTIME;
     let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, wanted).ok()?;
     let told = StatxFlags::from_bits_retain(stat.stx_mask).contains(wanted);
@@ -309,10 +389,10 @@ pub(super) fn birth(file: &File) -> Option<Birth> {
 const DEEPEST: usize = 1000;
 
 /// Looks for an inode in the whole tree: it, or a directory above it, was renamed since.
-pub(super) fn search(root: &Dir, wanted: &Wanted) -> Option<File> {
+pub(super) fn search(root: &Dir, wanted: &Wanted) -> Option<Place> {
     let device = root.stat().ok()?.st_dev;
-    let open = |dir: &Dir, name: &OsStr| wanted.open(dir, name);
-    search_below(root, (wanted.ino, device), &mut Vec::new(), &open)
+    let find = |dir: &Dir, name: &OsStr| wanted.find(dir, name);
+    search_below(root, (wanted.ino, device), &mut Vec::new(), &find)
 }
 
 /// The path of an inode, by one of its names.
@@ -360,14 +440,14 @@ fn search_below<T>(
     None
 }
 
-/// The inode of a record. No path leads out of BACKING: [`Dir`] takes plain names only.
-pub(super) fn open_target(root: &Dir, path: &[OsString], wanted: &Wanted) -> Option<File> {
+/// The inode of a record, where it was. No path leads out of BACKING: [`Dir`] takes plain names only.
+pub(super) fn find_target(root: &Dir, path: &[OsString], wanted: &Wanted) -> Option<Place> {
     let (name, parents) = path.split_last()?;
     let mut at = root.clone();
     for parent in parents {
         at = at.open_dir(parent).ok()?;
     }
-    wanted.open(&at, name)
+    wanted.find(&at, name)
 }
 
 /// Opens an inode to rewrite it, also one that its own mode makes read-only.

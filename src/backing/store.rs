@@ -11,7 +11,7 @@
 
 use super::kept::Keeper;
 use super::shadow::{Temporaries, errno};
-use super::{Dir, Errno};
+use super::{Dir, Errno, Stat};
 use crate::show::shell_word;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::ffi::{OsStr, OsString};
@@ -24,7 +24,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The name of the directory, hidden at the root of the mount.
 pub const DIRECTORY: &str = ".latchfs";
 const LOCK: &str = "lock";
-/// The directory of kept versions.
+/// Its directories.
+pub(super) const TMP: &str = "tmp";
+pub(super) const REDO: &str = "redo";
+pub(super) const APPEND: &str = "append";
 pub(super) const KEPT: &str = "kept";
 
 /// The open `.latchfs` of a BACKING that this process serves.
@@ -79,17 +82,31 @@ impl Store {
             let dir = ensure_dir(&base, name).map_err(io("can't make a directory in .latchfs"))?;
             check_own(&dir).map(|()| dir)
         };
-        let tmp = sub("tmp")?;
+        let tmp = sub(TMP)?;
         Ok(Self {
             keeper: Keeper::new(sub(KEPT)?, tmp.clone()),
             tmp,
-            redo: sub("redo")?,
-            append: sub("append")?,
+            redo: sub(REDO)?,
+            append: sub(APPEND)?,
             lock,
             epoch: since_epoch().as_nanos(),
             next: AtomicU64::new(0),
             shown: PathBuf::from("BACKING"),
         })
+    }
+
+    /// Would [`Store::open`] refuse the store, were it not for its lock? Changes nothing; where there
+    /// is no store, it would not.
+    ///
+    /// # Errors
+    /// As of [`Store::open`].
+    pub fn check(root: &Dir) -> Result<(), OpenError> {
+        let io = |e| OpenError::Io("can't look at .latchfs", e);
+        match root.open_dir(OsStr::new(DIRECTORY)) {
+            Ok(base) => judge(&base.stat().map_err(io)?),
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(io(errno)),
+        }
     }
 
     /// Tells other commands which mount this process serves: its device number.
@@ -201,14 +218,19 @@ fn ensure_dir(parent: &Dir, name: &str) -> Result<Dir, Errno> {
 fn check_own(dir: &Dir) -> Result<(), OpenError> {
     let io = |e| OpenError::Io("can't look at .latchfs", e);
     let stat = dir.stat().map_err(io)?;
+    judge(&stat)?;
+    if stat.st_mode & 0o055 != 0 {
+        super::dir::chmod(dir, 0o700).map_err(io)?;
+    }
+    Ok(())
+}
+
+fn judge(stat: &Stat) -> Result<(), OpenError> {
     if stat.st_uid != rustix::process::geteuid().as_raw() {
         return Err(OpenError::Foreign(stat.st_uid));
     }
     if stat.st_mode & 0o022 != 0 {
         return Err(OpenError::Writable(stat.st_mode & 0o7777));
-    }
-    if stat.st_mode & 0o055 != 0 {
-        super::dir::chmod(dir, 0o700).map_err(io)?;
     }
     Ok(())
 }

@@ -198,6 +198,14 @@ pub(super) struct CheckArgs {
 pub(super) struct RecoverArgs {
     /// The directory that was mounted
     pub(super) backing: PathBuf,
+
+    /// Only say what would be done, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+
+    /// Say it as one JSON object: backing, dry_run, and actions, each with kind, path and detail
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

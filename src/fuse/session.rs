@@ -253,13 +253,15 @@ fn open_store(config: &MountConfig, root: &Dir) -> Result<Option<Store>, ServeEr
         };
         ServeError::new(kind, format!("{path}: {e}"))
     })?;
-    let actions = recover(root, &store).map_err(|e| {
+    let mut done = Vec::new();
+    let recovered = recover(root, &store, &mut done);
+    for action in done {
+        warn!("{path}: {}", action.done());
+    }
+    recovered.map_err(|e| {
         let message = format!("{path}: can't put right what an earlier latchfs left: {e}");
         ServeError::new(ServeErrorKind::Backing, message)
     })?;
-    for action in actions {
-        warn!("{path}: {action}");
-    }
     store.show_as(&config.backing);
     Ok(Some(store))
 }

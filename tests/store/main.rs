@@ -5,4 +5,5 @@
 mod common;
 
 mod crashes;
+mod recover;
 mod recovery;

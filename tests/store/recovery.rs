@@ -1,26 +1,26 @@
 //! What an earlier daemon may have left, made by hand, is put right and logged.
 
-use crate::common::{LATCHFS, Mount, User, finish, options, text};
+use crate::common::{Mount, User, options, text};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
-const BOTH: [User; 2] = [User::Root, User::Ordinary];
+pub const BOTH: [User; 2] = [User::Root, User::Ordinary];
 
 /// Gives what the test made to the user who mounts.
-fn give(mount: &Mount, path: &Path) {
+pub fn give(mount: &Mount, path: &Path) {
     let owner = mount.backing().metadata().expect("stat");
     chown(path, Some(owner.uid()), Some(owner.gid())).expect("chown");
 }
 
-fn put(mount: &Mount, name: &str, content: &str) {
+pub fn put(mount: &Mount, name: &str, content: &str) {
     let path = mount.behind(".latchfs").join(name);
     fs::write(&path, content).expect("write");
     give(mount, &path);
 }
 
 /// A redo record for a file of BACKING, and the version beside it.
-fn put_redo(mount: &Mount, id: &str, name: &str, content: &str) {
+pub fn put_redo(mount: &Mount, id: &str, name: &str, content: &str) {
     let stat = mount.behind(name).metadata().expect("stat");
     let path: Vec<Vec<u8>> = name
         .split('/')
@@ -36,7 +36,7 @@ fn put_redo(mount: &Mount, id: &str, name: &str, content: &str) {
 }
 
 /// What the log says was put right, all of it before the mount served.
-fn put_right(mount: &Mount) -> Vec<String> {
+pub fn put_right(mount: &Mount) -> Vec<String> {
     let log = mount.log();
     let last = log
         .rfind("latchfs::fuse::session] serving")
@@ -125,7 +125,7 @@ fn an_exchange_that_was_interrupted_leaves_nothing_but_what_is_not_latchfs_own()
     }
 }
 
-fn chmod(path: &std::path::Path, mode: u32) {
+pub fn chmod(path: &std::path::Path, mode: u32) {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
     fs::set_permissions(path, mode).expect("chmod");
 }
@@ -277,32 +277,6 @@ fn data_without_a_record_is_removed() {
     assert_eq!(mount.store("redo"), [""; 0]);
     assert_eq!(put_right(&mount).len(), 1);
     assert_eq!(mount.read("f"), "x\n");
-}
-
-#[test]
-fn recover_does_the_same_by_hand_and_says_what_it_did() {
-    for user in BOTH {
-        let mount = options().user(user).mount();
-        mount.bash("echo old > f; ln f g");
-        mount.unmount();
-        put_redo(&mount, "1.0", "f", "new\n");
-        put(&mount, "tmp/leftover", "");
-        let recover = || {
-            let output = finish(mount.command(LATCHFS).arg("recover").arg(mount.backing()));
-            assert!(output.status.success(), "{}", text(&output.stderr));
-            text(&output.stdout)
-        };
-        let said = recover();
-        assert!(
-            said.contains("finished the interrupted update of f"),
-            "{said}"
-        );
-        assert!(said.contains("tmp/leftover"), "{said}");
-        assert_eq!(mount.read_behind("g"), "new\n");
-        assert!(recover().contains("nothing to put right"));
-        mount.start();
-        assert_eq!(put_right(&mount), [""; 0]);
-    }
 }
 
 #[test]

@@ -205,9 +205,12 @@ impl Restore<'_> {
         })?;
         store.show_as(backing);
         let unusable = |errno| Failure::new(Exit::Backing, format!("{word}: {errno}"));
-        for action in recover(root, &store).map_err(unusable)? {
-            complain(&format!("{word}: {action}"));
+        let mut done = Vec::new();
+        let recovered = recover(root, &store, &mut done);
+        for action in done {
+            complain(&format!("{word}: {}", action.done()));
         }
+        recovered.map_err(unusable)?;
         let before = self.stat_in(root)?;
         if let Some(before) = &before {
             self.check_age(before)?;
