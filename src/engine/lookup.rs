@@ -219,6 +219,7 @@ impl Engine {
         }
         if kind == FileType::RegularFile {
             *left_behind = self.meet(&mut state, caller, key);
+            state.came_by(caller, parent, name);
         }
         Ok((claim(&mut state, caller, key)?, Some(stat)))
     }

@@ -10,8 +10,8 @@ use super::tree::{Key, NodeId};
 use super::version::Version;
 use super::waiting::Parked;
 use super::{Caller, Done, Engine, State};
-use crate::backing::Errno;
 use crate::backing::shadow::Shadow;
+use crate::backing::{Errno, Stamp, stamp};
 use crate::config::Readers;
 use crate::leases::{Acquire, Kind, OwnerId, Wanted};
 use crate::rules::Policy;
@@ -84,6 +84,8 @@ pub enum OpenedOn {
         version: Arc<Version>,
         /// Its closes matter.
         flush: bool,
+        /// What the kernel has cached of it, if anything, is still right.
+        unchanged: bool,
     },
     /// A transaction: every read and write comes to the engine.
     Transaction {
@@ -499,13 +501,27 @@ impl Engine {
     }
 
     /// The current version of a file, opened if it is not open.
+    ///
+    /// # Errors
+    /// `ESTALE` or `ENOENT` if it is not the file any more: that was changed behind the mount.
     pub(super) fn version(&self, key: Key) -> Result<(NodeId, Arc<Version>), Errno> {
+        let (node, version, _) = self.version_seen(key)?;
+        Ok((node, version))
+    }
+
+    /// The same, and what tells its content from an earlier one of the same inode.
+    fn version_seen(&self, key: Key) -> Result<(NodeId, Arc<Version>, Stamp), Errno> {
         self.at_place(key, |dir, name, identity| {
-            if let Some(open) = self.open_version(key) {
-                return Ok(open);
+            if let Some((node, version)) = self.open_version(key) {
+                let stat = dir.stat_at(name)?;
+                return match crate::backing::identity(&stat) == identity {
+                    true => Ok((node, version, stamp(&stat))),
+                    false => Err(Errno::STALE),
+                };
             }
             let file = dir.open_file(name, OFlags::RDONLY, identity)?;
-            let linked = rustix::fs::fstat(&file)?.st_nlink > 1;
+            let stat = rustix::fs::fstat(&file)?;
+            let (linked, stamp) = (stat.st_nlink > 1, stamp(&stat));
             let may_change = self.may_be_rewritten(dir, &file);
             let version = self.new_version(key, Arc::new(file), may_change, false);
             // Somebody may have opened it meanwhile; all must share one.
@@ -514,10 +530,10 @@ impl Engine {
             inode.linked = linked;
             let current = inode.current;
             if let (_, Some(open)) = state.tree.alive(current) {
-                return Ok((current, open));
+                return Ok((current, open, stamp));
             }
             state.tree.opened(current, &version);
-            Ok((current, version))
+            Ok((current, version, stamp))
         })
     }
 
@@ -535,21 +551,44 @@ impl Engine {
         node: NodeId,
         pin: Option<Arc<Version>>,
     ) -> Result<Opened, Errno> {
-        let open = || self.state.lock().tree.alive(node).1;
-        let version = match pin.or_else(open) {
-            Some(version) => version,
+        let superseded = || {
+            let state = self.state.lock();
+            let current = state.tree.inode(key).map(|inode| inode.current);
+            state.tree.alive(node).1.filter(|_| current != Some(node))
+        };
+        let (version, unchanged) = match pin.or_else(superseded) {
+            Some(version) => (version, true),
             None => {
-                let (current, version) = self.version(key)?;
+                let (current, version, stamp) = self.version_seen(key)?;
                 if current != node {
                     return Err(Errno::STALE);
                 }
-                version
+                (version, self.is_unchanged(key, node, stamp))
             }
         };
         let flush = self.is_locked(key);
         let handle = self.add_handle(Handle::reader(version.clone(), flush));
-        let on = OpenedOn::Version { version, flush };
+        let on = OpenedOn::Version {
+            version,
+            flush,
+            unchanged,
+        };
         Ok(Opened { handle, on })
+    }
+
+    /// Has a version still the content of which the kernel may have cached some? If not, it was
+    /// edited behind the mount, and what the kernel knows of its size and times goes.
+    fn is_unchanged(&self, key: Key, node: NodeId, stamp: Stamp) -> bool {
+        let before = {
+            let mut state = self.state.lock();
+            let inode = state.tree.inode_mut(key).filter(|i| i.current == node);
+            inode.and_then(|inode| inode.opened_with.replace(stamp))
+        };
+        let unchanged = before.is_none_or(|before| before == stamp);
+        if let (false, Some(kernel)) = (unchanged, self.kernel.get()) {
+            kernel.drop_attributes(node);
+        }
+        unchanged
     }
 
     /// Opens a transaction's private version.
@@ -766,7 +805,11 @@ impl Engine {
         // Most programs that make a file in order to read it want to lock it, like flock(1).
         let flush = true;
         let handle = self.add_handle(Handle::reader(version.clone(), flush));
-        let on = OpenedOn::Version { version, flush };
+        let on = OpenedOn::Version {
+            version,
+            flush,
+            unchanged: true,
+        };
         Ok((entry, Opened { handle, on }))
     }
 }

@@ -199,6 +199,15 @@ impl State {
         }
     }
 
+    /// A thread that is sent to its transaction finds it by this name.
+    pub(super) fn came_by(&self, caller: Caller, parent: Key, name: &OsStr) {
+        let redirect = self.redirects.get(&caller.tid);
+        if let Some(transaction) = redirect.and_then(|r| r.transaction.as_ref()) {
+            let name = Arc::from(name);
+            transaction.inner.lock().opened_as = Some(Name { parent, name });
+        }
+    }
+
     /// Claims what a thread was sent to by this name.
     pub(super) fn claim_sent(
         &mut self,
@@ -211,13 +220,9 @@ impl State {
             return None;
         }
         redirect.looked = true;
-        if let Some(transaction) = &redirect.transaction {
-            let mut names = redirect.names.iter();
-            let opened_as = names.find(|n| n.parent == parent && *n.name == *name);
-            transaction.inner.lock().opened_as = opened_as.cloned();
-        }
         let (node, key) = (redirect.target, redirect.inode);
         let superseded = redirect.superseded;
+        self.came_by(caller, parent, name);
         self.tree.looked_up(node);
         Some(Claim {
             node,

@@ -15,7 +15,7 @@
 use super::map::{Equivalent, Map};
 use super::transaction::{Displaced, Transaction};
 use super::version::Version;
-use crate::backing::{Identity, Seen, Stat};
+use crate::backing::{Identity, Seen, Stamp, Stat};
 use crate::sync::{Arc, Weak};
 use rustix::fs::FileType;
 use smallvec::SmallVec;
@@ -99,6 +99,8 @@ pub struct Inode {
     /// What it was like when it lost its last name: the kernel may still ask, on behalf of a
     /// program that found it by that name just before.
     pub last: Option<Box<Stat>>,
+    /// What the current version was like when it was last opened for the kernel to cache.
+    pub opened_with: Option<Stamp>,
     /// Its first version, if somebody has it open.
     first: Weak<Version>,
     /// How often the kernel has looked up its first node id and not forgotten it.
@@ -385,6 +387,7 @@ impl Tree {
             appended: false,
             rewriting: false,
             last: None,
+            opened_with: None,
             first: Weak::new(),
             lookups: 0,
             lookups_elsewhere: 0,
@@ -444,6 +447,7 @@ impl Tree {
             return;
         };
         let previous = std::mem::replace(&mut inode.current, fresh);
+        inode.opened_with = None;
         self.add_node(fresh, key, Content::Version(Weak::new()));
         self.drop_node_if_unused(previous);
     }
@@ -459,6 +463,7 @@ impl Tree {
         let old = inode.identity.replace(identity);
         let reported = inode.reported;
         let previous = inode.current;
+        inode.opened_with = None;
         if old.is_some() {
             inode.current = fresh;
         } else {

@@ -23,10 +23,14 @@ pub(super) fn send_opened(
         Err(errno) => return reply.error(fuse_errno(errno)),
     };
     let handle = FileHandle(opened.handle);
-    let (version, flush) = match opened.on {
+    let (version, flush, unchanged) = match opened.on {
         OpenedOn::Transaction { flush } => return reply.opened(handle, private_flags(flush)),
         OpenedOn::Backing => return reply.opened(handle, private_flags(true)),
-        OpenedOn::Version { version, flush } => (version, flush),
+        OpenedOn::Version {
+            version,
+            flush,
+            unchanged,
+        } => (version, flush, unchanged),
     };
     if version.policy == Policy::Append {
         // So that it sees whole records only.
@@ -42,7 +46,9 @@ pub(super) fn send_opened(
             engine.attach(opened.handle, token);
             reply.opened_passthrough(handle, told, &id);
         }
-        None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | told),
+        None if unchanged => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | told),
+        // The kernel drops what it has cached.
+        None => reply.opened(handle, told),
     }
 }
 

@@ -5,6 +5,7 @@
 mod common;
 
 mod commit;
+mod lookup;
 mod own;
 mod stress;
 
