@@ -20,7 +20,7 @@ use super::direct::clear_privileges;
 use super::io::{Handle, Placement, length};
 use super::lookup::{Attributes, Entry, claim};
 use super::make::NewMode;
-use super::open::{OpenFlags, Opened, OpenedOn, Wish};
+use super::open::{OpenFlags, Opened, OpenedOn, Wish, look};
 use super::records::Growth;
 use super::transaction::{Phase, Writer};
 use super::tree::{Key, NodeId};
@@ -118,6 +118,9 @@ impl Engine {
         wish: &Wish,
         pin: Option<Arc<Version>>,
     ) -> Result<Opened, Errno> {
+        if pin.is_none() && !wish.unnamed && !wish.spent {
+            self.at_place(wish.inode, look)?;
+        }
         let here = || self.state.lock().tree.alive(wish.node).1;
         let version = self.version_to_append(wish.inode, pin.or_else(here))?;
         let writer = wish.writer.clone();

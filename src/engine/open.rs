@@ -11,7 +11,7 @@ use super::version::Version;
 use super::waiting::Parked;
 use super::{Caller, Done, Engine, State};
 use crate::backing::shadow::Shadow;
-use crate::backing::{Errno, Stamp, stamp};
+use crate::backing::{Dir, Errno, Identity, Stamp, Stat, identity, stamp};
 use crate::config::Readers;
 use crate::leases::{Acquire, Kind, OwnerId, Wanted};
 use crate::rules::Policy;
@@ -503,7 +503,7 @@ impl Engine {
     /// The current version of a file, opened if it is not open.
     ///
     /// # Errors
-    /// `ESTALE` or `ENOENT` if it is not the file any more: that was changed behind the mount.
+    /// `ESTALE` if it is not the file any more: that was changed behind the mount.
     pub(super) fn version(&self, key: Key) -> Result<(NodeId, Arc<Version>), Errno> {
         let (node, version, _) = self.version_seen(key)?;
         Ok((node, version))
@@ -513,13 +513,11 @@ impl Engine {
     fn version_seen(&self, key: Key) -> Result<(NodeId, Arc<Version>, Stamp), Errno> {
         self.at_place(key, |dir, name, identity| {
             if let Some((node, version)) = self.open_version(key) {
-                let stat = dir.stat_at(name)?;
-                return match crate::backing::identity(&stat) == identity {
-                    true => Ok((node, version, stamp(&stat))),
-                    false => Err(Errno::STALE),
-                };
+                let stat = look(dir, name, identity)?;
+                return Ok((node, version, stamp(&stat)));
             }
-            let file = dir.open_file(name, OFlags::RDONLY, identity)?;
+            let file = dir.open_file(name, OFlags::RDONLY, identity);
+            let file = file.map_err(gone)?;
             let stat = rustix::fs::fstat(&file)?;
             let (linked, stamp) = (stat.st_nlink > 1, stamp(&stat));
             let may_change = self.may_be_rewritten(dir, &file);
@@ -746,7 +744,7 @@ impl Engine {
         };
         let transaction = {
             let mut state = self.state.lock();
-            let identity = crate::backing::identity(&stat);
+            let identity = identity(&stat);
             let key = state.tree.provisional(identity, parent, name);
             // A new inode: nobody else can hold it.
             let granted = self.lease_at_once(&mut state, key, caller.tid);
@@ -811,6 +809,26 @@ impl Engine {
             unchanged: true,
         };
         Ok((entry, Opened { handle, on }))
+    }
+}
+
+/// What the file of a name is like, if it is still that one.
+///
+/// # Errors
+/// `ESTALE` if it was replaced or removed behind the mount.
+pub(super) fn look(dir: &Dir, name: &OsStr, who: Identity) -> Result<Stat, Errno> {
+    let stat = dir.stat_at(name).map_err(gone)?;
+    match identity(&stat) == who {
+        true => Ok(stat),
+        false => Err(Errno::STALE),
+    }
+}
+
+/// What was removed behind the mount is to be looked up again.
+fn gone(errno: Errno) -> Errno {
+    match errno {
+        Errno::NOENT => Errno::STALE,
+        other => other,
     }
 }
 

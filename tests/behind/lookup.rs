@@ -61,13 +61,26 @@ fn an_open_to_write_begins_with_what_is_there() {
         let (_config, options) = ruled(Rule::Refuse, user);
         let mount = options.mount();
         for (change, then) in CHANGES {
-            behind(&mount, "rm -f f g; echo original > f");
-            wait_until("it is there", || mount.read("f") == "original\n");
-            let held = reader(&mount);
-            behind(&mount, change);
-            mount.python("f = open('f', 'a+')\nf.write('more')\nf.close()");
-            assert_eq!(mount.read("f"), format!("{then}more"), "{change}");
-            drop(held);
+            for (mode, appender) in [("a", false), ("a", true), ("r+", false)] {
+                let what = format!("{change}, {mode}, appender: {appender}");
+                behind(&mount, "rm -f f g; echo original > f");
+                wait_until("it is there", || mount.read("f") == "original\n");
+                let held = reader(&mount);
+                let mut other = mount.spawn_python(match appender {
+                    true => "f = open('f', 'a')\nsay('open')\nhear()\n",
+                    false => "say('open')\nhear()\n",
+                });
+                other.expect("open");
+                behind(&mount, change);
+                mount.python(&format!(
+                    "try:\n    f = open('f', '{mode}')\nexcept FileNotFoundError:\n    \
+                     f = open('f', 'w')\nf.seek(0, 2)\nf.write('more')\nf.close()"
+                ));
+                assert_eq!(mount.read("f"), format!("{then}more"), "{what}");
+                other.tell("end");
+                other.succeed();
+                drop(held);
+            }
         }
         assert!(!mount.log().contains("behind the mount"), "{}", mount.log());
     }
