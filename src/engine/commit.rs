@@ -461,17 +461,19 @@ impl Engine {
     fn names_to_publish(&self, transaction: &Transaction) -> Result<(Name, Vec<Name>), Errno> {
         let state = self.state.lock();
         let inode = state.tree.inode(transaction.inode).ok_or(Errno::STALE)?;
-        let Some((first, more)) = inode.names.split_first() else {
-            let inner = transaction.inner.lock();
-            let displaced = inner
-                .displaced
-                .as_ref()
-                .filter(|_| inner.detached.is_none());
-            let name = displaced.ok_or(Errno::STALE)?.name.clone();
-            return Ok((name, Vec::new()));
-        };
-        let more = if inode.is_provisional() { more } else { &[] };
-        Ok((first.clone(), more.to_vec()))
+        let inner = transaction.inner.lock();
+        let displaced = inner.displaced.as_ref();
+        if let Some(displaced) = displaced.filter(|_| inner.detached.is_none()) {
+            return Ok((displaced.name.clone(), Vec::new()));
+        }
+        let (first, more) = inode.names.split_first().ok_or(Errno::STALE)?;
+        if inode.is_provisional() {
+            return Ok((first.clone(), more.to_vec()));
+        }
+        // Of several names the one that was opened may be another file's by now.
+        let opened_as = inner.opened_as.as_ref();
+        let name = opened_as.filter(|name| inode.names.contains(name));
+        Ok((name.unwrap_or(first).clone(), Vec::new()))
     }
 
     /// Is it the file itself, and not one that a rename over it gave up?

@@ -85,8 +85,10 @@ impl fmt::Display for Conflict {
             (None, Now::Other(now, _)) => {
                 write!(f, "it was created behind the mount, with {}", was(now))
             }
-            (Some(before), Now::Other(now, _)) => {
-                let how = match before.identity == now.identity {
+            (Some(before), Now::Other(now, kind)) => {
+                // Another kind of file may have got the inode number.
+                let same = before.identity == now.identity && *kind == FileType::RegularFile;
+                let how = match same {
                     true => "edited",
                     false => "replaced",
                 };

@@ -812,22 +812,24 @@ impl Engine {
     }
 }
 
-/// What the file of a name is like, if it is still that one.
+/// What the regular file of a name is like, if it is still that one.
 ///
 /// # Errors
 /// `ESTALE` if it was replaced or removed behind the mount.
 pub(super) fn look(dir: &Dir, name: &OsStr, who: Identity) -> Result<Stat, Errno> {
     let stat = dir.stat_at(name).map_err(gone)?;
-    match identity(&stat) == who {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    match identity(&stat) == who && kind == FileType::RegularFile {
         true => Ok(stat),
         false => Err(Errno::STALE),
     }
 }
 
-/// What was removed behind the mount is to be looked up again.
+/// What was removed behind the mount, or is something else that has got its inode number, is to be
+/// looked up again.
 fn gone(errno: Errno) -> Errno {
     match errno {
-        Errno::NOENT => Errno::STALE,
+        Errno::NOENT | Errno::INVAL => Errno::STALE,
         other => other,
     }
 }

@@ -586,7 +586,7 @@ impl Tree {
         }
     }
 
-    /// Another file takes a name of this one, behind the mount: a transaction in flight is told.
+    /// A file loses a name behind the mount, mostly to another file: a transaction in flight is told.
     fn displace(&self, key: Key, parent: Key, name: &OsStr) {
         let Some(inode) = self.inode(key) else {
             return;
@@ -648,6 +648,7 @@ impl Tree {
         }
         for other in self.names(key) {
             if !name.equivalent(&other) {
+                self.displace(key, other.parent, &other.name);
                 self.detach(other.parent, &other.name);
             }
         }
