@@ -168,7 +168,8 @@ mod tests {
             assert_eq!(Exit::from_code(exit.code()), Some(exit));
             assert!(table.contains(&format!("\n  {number}  {}", exit.meaning())));
         }
-        assert_eq!(Exit::from_code(11), None);
+        let beyond = u8::try_from(Exit::ALL.len()).unwrap();
+        assert_eq!(Exit::from_code(beyond), None);
     }
 
     #[test]

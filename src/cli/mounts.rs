@@ -147,12 +147,12 @@ impl MountTable {
             .any(|other| other.is_latchfs() && other.point == other.source)
     }
 
-    /// Where this BACKING is shown: a mount of this device, if that is known.
+    /// Where this BACKING is shown: the mount of this device, if that is known, since BACKING may go
+    /// by another name there.
     pub(super) fn latchfs_of(&self, backing: &Path, device: Option<&str>) -> Option<&Mount> {
         self.mounts.iter().find(|mount| {
             mount.is_latchfs()
-                && mount.source == backing
-                && device.is_none_or(|device| mount.device == device)
+                && device.map_or(mount.source == backing, |device| mount.device == device)
         })
     }
 }
@@ -253,7 +253,9 @@ garbage
         let of = |backing: &str, device| table.latchfs_of(Path::new(backing), device);
         assert_eq!(of("/one", Some("0:57")).unwrap().id, 45);
         assert_eq!(of("/two", None).unwrap().id, 42);
-        assert_eq!(of("/two", Some("0:57")), None);
+        assert_eq!(of("/renamed", Some("0:57")).unwrap().id, 45);
+        assert_eq!(of("/renamed", None), None);
+        assert_eq!(of("/one", Some("0:99")), None);
         let bound = of("/two", None).unwrap();
         let all: Vec<u64> = table.of_same_filesystem(bound).map(|m| m.id).collect();
         assert_eq!(all, [42, 46]);

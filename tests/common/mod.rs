@@ -66,7 +66,9 @@ impl Options {
         self
     }
 
-    /// Mounts the directory over itself. The tests see it behind the mount all the same.
+    /// Mounts a directory over itself: the mountpoint is BACKING, by a bind mount made before, so that
+    /// the tests see it behind the mount all the same. With `LATCHFS_TEST_IN_PLACE=1` every mount
+    /// is one.
     pub fn in_place(mut self) -> Self {
         self.in_place = true;
         self
@@ -90,8 +92,6 @@ pub struct Mount {
     point: PathBuf,
     user: User,
     options: Options,
-    /// Leads to BACKING although it is covered, for a mount in place.
-    _beneath: Option<fs::File>,
 }
 
 impl Mount {
@@ -117,16 +117,14 @@ impl Mount {
                 std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("chown");
             }
         }
-        let (mut backing, mut point, mut beneath) = (backing, point, None);
         if options.in_place {
-            use std::os::fd::AsRawFd;
-            let held = fs::File::open(&backing).expect("BACKING");
-            let way = format!("/proc/{}/fd/{}", std::process::id(), held.as_raw_fd());
-            point = std::mem::replace(&mut backing, way.into());
-            beneath = Some(held);
+            let mut bind = Command::new("mount");
+            // Private: what is mounted on one of them is not to appear on the other.
+            bind.args(["--bind", "--make-private"]);
+            let output = finish(bind.arg(&backing).arg(&point));
+            assert!(output.status.success(), "{}", text(&output.stderr));
         }
         let mount = Self {
-            _beneath: beneath,
             backing,
             point,
             user: options.user,
@@ -359,6 +357,10 @@ impl Drop for Mount {
                 kill(daemon, "KILL");
             }
         }
+        if self.options.in_place {
+            // The bind mount.
+            detach(&self.point);
+        }
     }
 }
 
@@ -588,7 +590,7 @@ fn device_of(point: &Path) -> Option<String> {
     let fields = table
         .lines()
         .map(|line| line.split(' ').collect::<Vec<_>>());
-    let mut found = fields.filter(|f| Path::new(f[4]) == point);
+    let mut found = fields.filter(|f| Path::new(f[4]) == point && f.contains(&"fuse.latchfs"));
     found.next_back().map(|fields| fields[2].to_owned())
 }
 

@@ -376,6 +376,56 @@ fn a_directory_in_place_whose_parent_is_renamed_is_still_found() {
     }
 }
 
+#[test]
+fn the_other_commands_find_what_is_beneath_a_mount_in_place() {
+    for user in BOTH {
+        let at = InPlace::new(user);
+        at.latchfs(&["mount", "--log-file=log", "data"]);
+        at.sh("mkdir data/d; echo '{}' > data/d/a.json; echo old > data/d/f");
+        let script = "exec 3> data/d/f; echo precious >&3; rm data/d/f";
+        at.sh(script);
+        wait_until("it is kept", || {
+            fs::read_dir(at.beneath.join(".latchfs/kept")).is_ok_and(|kept| kept.count() == 2)
+        });
+        let said = |args: &[&str]| {
+            let output = at.scene.latchfs(args);
+            assert!(
+                output.status.success(),
+                "{args:?}: {}",
+                text(&output.stderr)
+            );
+            text(&output.stdout)
+        };
+        for path in ["data", "data/d", "data/d/../d/f"] {
+            assert!(said(&["kept", "list", path]).contains("/d/f"), "{path}");
+        }
+        let entries = said(&["kept", "list", "--json", "data"]);
+        let entries: serde_json::Value = serde_json::from_str(&entries).expect("JSON");
+        let id = entries
+            .pointer("/0/id")
+            .or(entries.pointer("/versions/0/id"));
+        let id = id
+            .and_then(|id| id.as_str())
+            .unwrap_or_else(|| panic!("{entries}"));
+        said(&["kept", "restore", "data", id]);
+        assert_eq!(at.sh("cat data/d/f"), "precious\n");
+        assert_eq!(at.beneath("d/f"), "precious\n");
+        assert!(said(&["rules", "data/d/new.json"]).contains("json"));
+        said(&["check", "data/d"]);
+        // A configuration file beneath the mount, which no path leads to, is read again.
+        let config = at.beneath.join(".latchfs/config.toml");
+        at.scene.make_file(
+            &config,
+            "[[rule]]\nmatch = \"*.dat\"\npolicy = \"direct\"\n",
+        );
+        said(&["reload", "data"]);
+        assert!(said(&["rules", "data/x.dat"]).contains("direct"));
+        let daemon = at.daemon();
+        at.latchfs(&["umount", "data"]);
+        at.scene.check_gone(daemon);
+    }
+}
+
 /// Turns, privacy and versions, as in any mount; and, bare, the same workload tears.
 #[test]
 fn the_pipeline_of_the_demo_runs_in_place() {
