@@ -286,6 +286,18 @@ impl Rules {
         matched
     }
 
+    /// The programs that they have versions checked by.
+    pub fn programs(&self) -> impl Iterator<Item = &str> {
+        let commands = self
+            .rules
+            .iter()
+            .filter_map(|rule| match &rule.settings.validate {
+                Some(Validation::Command { command, .. }) => command.first(),
+                _ => None,
+            });
+        commands.map(String::as_str)
+    }
+
     /// What they say of a file.
     pub fn settings(&self, path: &Path) -> Settings {
         let mut all = Settings::default();

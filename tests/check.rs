@@ -40,11 +40,11 @@ fn every_invalid_document_is_found_with_its_place() {
                     "./empty.json:1:0: EOF while parsing a value"
                 ]
             );
-            assert_eq!(err, "latchfs: 2 of 3 documents are not valid\n");
+            assert_eq!(err, "latchfs: 2 of 3 documents not valid\n");
             assert_eq!(code, Some(1));
         }
         let (code, out, _) = on(mount, &["good.json", "free.txt"]);
-        assert_eq!((code, &*out), (Some(0), "1 documents, all valid\n"));
+        assert_eq!((code, &*out), (Some(0), "1 document, all valid\n"));
         let (code, out, _) = on(mount, &["deep/er/half.json"]);
         assert_eq!(
             (code, &*out),
@@ -74,7 +74,7 @@ fn a_file_that_is_being_written_is_read_in_its_last_version_at_once() {
         );
         writer.expect("open");
         let (code, out, _) = on(mount, &["."]);
-        assert_eq!((code, &*out), (Some(0), "1 documents, all valid\n"));
+        assert_eq!((code, &*out), (Some(0), "1 document, all valid\n"));
     });
 }
 
@@ -91,8 +91,36 @@ fn a_directory_that_never_was_mounted_is_checked_by_the_built_in_rules() {
     std::fs::write(&named, "[[rule]]\nmatch = '*'\nvalidate = 'none'\n").expect("write");
     let named = format!("--config={}", named.display());
     let (code, out, _) = check(Command::new(common::LATCHFS), dir.path(), &[&named]);
-    assert_eq!((code, &*out), (Some(0), "0 documents, all valid\n"));
+    assert_eq!(
+        (code, &*out),
+        (
+            Some(0),
+            "there is nothing of which a rule says what it must be\n"
+        )
+    );
     assert!(!dir.path().join(".latchfs").exists());
+}
+
+#[test]
+fn an_odd_name_is_shown_so_that_it_stays_on_its_line() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let dir = tempfile::tempdir().expect("a directory");
+    for name in [&b"a\nb\x1b[2J.json"[..], b"\xff.json"] {
+        let path = dir.path().join(std::ffi::OsStr::from_bytes(name));
+        std::fs::write(path, "{").expect("write");
+    }
+    let (code, out, _) = check(Command::new(common::LATCHFS), dir.path(), &["."]);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(code, Some(1));
+    assert_eq!(lines.len(), 2, "{out:?}");
+    assert!(
+        lines[0].starts_with(r"./a\nb\u{1b}[2J.json:1:1: "),
+        "{out:?}"
+    );
+    assert!(lines[1].starts_with(r"./\xff.json:1:1: "), "{out:?}");
+    let (_, out, _) = check(Command::new(common::LATCHFS), dir.path(), &["--json", "."]);
+    let told: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(told["invalid"][1]["path_bytes"][2], 0xff);
 }
 
 #[test]

@@ -266,7 +266,8 @@ fn a_direct_file_that_becomes_a_version_is_made_durable_first() {
             .is_ok_and(|status| !status.contains("TracerPid:\t0"))
     });
     mount.bash("mv index.lock index; cat index >&2");
-    common::kill(strace.id(), "INT");
+    // Not SIGINT, by which it could stop the threads that it lets go.
+    common::kill(strace.id(), "KILL");
     strace.wait().expect("strace");
     let calls = fs::read_to_string(trace.path()).expect("the trace");
     let at = |call: &str| {

@@ -136,7 +136,7 @@ fn a_wrong_file_is_refused_in_one_line_and_nothing_is_mounted() {
         ),
         (
             "[[rule]]\nmatch = '[z'\n",
-            ":2: match = '[z': error parsing glob",
+            ":2: match = '[z': [z is no glob: unclosed character class",
         ),
     ] {
         let path = home.write("wrong.toml", content);
@@ -310,7 +310,8 @@ fn fsyncs(mount: &Mount, script: &str) -> usize {
     };
     wait_until("strace follows the daemon", traced);
     mount.bash(script);
-    kill(strace.id(), "INT");
+    // Not SIGINT, by which it could stop the threads that it lets go.
+    kill(strace.id(), "KILL");
     strace.wait().expect("strace");
     let trace = fs::read_to_string(&trace).expect("the trace");
     trace.lines().filter(|line| line.contains("sync(")).count()
@@ -372,6 +373,16 @@ fn the_rules_of_a_file_are_told_with_their_reasons() {
             "json built-in rule for *.json"
         );
         assert_eq!(line_of("app.db", "policy"), "direct built-in rule for *.db");
+        assert_eq!(line_of("x", "policy "), "atomic default");
+        assert_eq!(
+            line_of("x", "policy_append"),
+            "append default of opens with O_APPEND"
+        );
+        let (_, out, _) = latchfs(&mount, &["rules", "x.json"]);
+        assert!(
+            !out.contains("O_APPEND"),
+            "what is validated is not appended to: {out}"
+        );
         assert_eq!(line_of("x", "durability"), format!("rename {by_file}"));
         assert_eq!(line_of("x", "readers"), "snapshot option of latchfs mount");
         assert!(line_of("x", "lock_timeout").starts_with("30s option"));

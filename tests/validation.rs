@@ -162,6 +162,11 @@ fn a_program_decides_what_is_committed() {
     );
     for user in [User::Root, User::Ordinary] {
         let mount = options.clone().user(user).mount();
+        assert!(
+            mount.log().contains("/nowhere/check, by which"),
+            "{}",
+            mount.log()
+        );
         assert_eq!(write(&mount, "a.ini", "good = 1\n"), "");
         assert_eq!(write(&mount, "a.ini", "bad = 1\n"), "EBADMSG");
         assert_eq!(mount.read_behind("a.ini"), "good = 1\n");

@@ -89,6 +89,7 @@ pub(super) enum Command {
 #[derive(Debug, Subcommand)]
 pub(super) enum KeptCommand {
     /// Which versions are kept: when, how large, why, and of which file
+    #[command(after_help = exit::help_table())]
     List {
         /// BACKING, the mountpoint, or something below either
         #[arg(default_value = ".")]
@@ -99,6 +100,7 @@ pub(super) enum KeptCommand {
     },
 
     /// All that is known of one, or its bytes
+    #[command(after_help = exit::help_table())]
     Show {
         /// BACKING, the mountpoint, or something below either
         path: PathBuf,
@@ -116,9 +118,11 @@ pub(super) enum KeptCommand {
     ///
     /// A file that was changed since, or has the name of one that was removed, is not replaced
     /// without --force. It keeps its owner and mode; one that is made gets those of the version.
+    #[command(after_help = exit::help_table())]
     Restore(KeptRestoreArgs),
 
     /// Remove some, or all
+    #[command(after_help = exit::help_table())]
     Purge(KeptPurgeArgs),
 }
 
@@ -140,7 +144,10 @@ pub(super) struct KeptRestoreArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("which").required(true).multiple(false)))]
+#[command(
+    group(clap::ArgGroup::new("which").required(true).multiple(false)),
+    override_usage = "latchfs kept purge [OPTIONS] <PATH> <ID...|--older-than <TIME>|--all>"
+)]
 pub(super) struct KeptPurgeArgs {
     /// BACKING, the mountpoint, or something below either
     pub(super) path: PathBuf,
@@ -226,7 +233,7 @@ pub(super) struct MountArgs {
     /// The usual ones: ro, rw, allow_other, allow_root, auto_unmount, nosuid, suid, nodev, dev,
     /// noexec, exec, noatime, atime, sync, async, dirsync; default_permissions is always on. And
     /// the long options of this command: lock_timeout=10s, readers=snapshot, durability=rename,
-    /// unmount_timeout=10s, config=FILE, log_file=PATH, foreground. A long option wins over one given here.
+    /// unmount_timeout=10s, kept_max_age=30d, kept_max_size=1GiB, config=FILE, log_file=PATH, foreground. A long option wins over one given here.
     #[arg(short = 'o', long = "options", value_name = "OPT[,OPT...]")]
     pub(super) options: Vec<OsString>,
 

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{IsTerminal as _, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,7 @@ use super::served::{self, Served};
 use crate::backing::proc_path;
 use crate::backing::store::DIRECTORY;
 use crate::rules::Validation;
+use crate::show::printable;
 use crate::validate::{self, CheckError, Invalid};
 
 /// How often a file is read again that changes while it is read.
@@ -37,7 +39,11 @@ struct Document {
 /// A document that is not what it must be.
 #[derive(Debug, Serialize)]
 struct Finding {
+    #[serde(serialize_with = "lossy")]
     path: PathBuf,
+    /// The path exactly, where it is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<Vec<u8>>,
     #[serde(flatten)]
     place: Option<Spot>,
     problem: String,
@@ -47,6 +53,10 @@ struct Finding {
 struct Spot {
     line: usize,
     column: usize,
+}
+
+fn lossy<S: serde::Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
 }
 
 /// What came of it all.
@@ -65,7 +75,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
         let documents = find(path, &served, &configured)?;
         let progress = progress(&documents);
         for document in documents {
-            progress.set_message(document.shown.display().to_string());
+            progress.set_message(printable(&document.shown));
             if let Some(finding) = check(&document) {
                 if !args.json {
                     progress.suspend(|| tell(&finding));
@@ -82,17 +92,27 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
     }
     let Report { checked, invalid } = report;
     if !invalid.is_empty() {
-        let message = format!("{} of {checked} documents are not valid", invalid.len());
+        let message = format!("{} of {} not valid", invalid.len(), documents(checked));
         return Err(Failure::new(Exit::Internal, message));
     }
     if !args.json {
-        say(format!("{checked} documents, all valid"));
+        match checked {
+            0 => say("there is nothing of which a rule says what it must be"),
+            _ => say(format!("{}, all valid", documents(checked))),
+        }
     }
     Ok(())
 }
 
+fn documents(count: usize) -> String {
+    match count {
+        1 => String::from("1 document"),
+        _ => format!("{count} documents"),
+    }
+}
+
 fn tell(finding: &Finding) {
-    let path = finding.path.display();
+    let path = printable(&finding.path);
     match &finding.place {
         Some(Spot { line, column }) => say(format!("{path}:{line}:{column}: {}", finding.problem)),
         None => say(format!("{path}: {}", finding.problem)),
@@ -114,7 +134,7 @@ fn find(path: &Path, served: &Served, configured: &Configured) -> Result<Vec<Doc
     // With something after the descriptor, or it would be taken for a link.
     let start = root.join(".").join(&served.rest);
     let unusable = |error: &dyn std::fmt::Display| {
-        let message = format!("{} cannot be used: {error}", path.display());
+        let message = format!("{} cannot be used: {error}", printable(path));
         Failure::new(Exit::Backing, message)
     };
     if let Err(error) = std::fs::symlink_metadata(&start) {
@@ -134,7 +154,7 @@ fn find(path: &Path, served: &Served, configured: &Configured) -> Result<Vec<Doc
                 let shown = shown(path, below.unwrap_or(Path::new("")));
                 complain(&format!(
                     "{} was left out: {}",
-                    shown.display(),
+                    printable(&shown),
                     reason(&error)
                 ));
                 continue;
@@ -191,8 +211,10 @@ fn check(document: &Document) -> Option<Finding> {
         CheckError::Io(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
         CheckError::Io(error) => (None, format!("it could not be checked: {error}")),
     };
+    let bytes = document.shown.as_os_str().as_bytes();
     Some(Finding {
         path: document.shown.clone(),
+        path_bytes: std::str::from_utf8(bytes).is_err().then(|| bytes.to_vec()),
         place,
         problem,
     })

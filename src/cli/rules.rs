@@ -1,6 +1,6 @@
 //! `latchfs rules`: which rule gives a file what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -8,11 +8,12 @@ use serde::Serialize;
 
 use super::args::RulesArgs;
 use super::configured::Configured;
-use super::exit::{Failure, shell_word};
+use super::exit::{Failure, complain, shell_word};
 use super::output::{say, say_json};
 use super::served::{self, Served};
 use crate::config::DEFAULT_LOCK_TIMEOUT;
 use crate::rules::{Matched, Origin, Settings, Validation};
+use crate::show::printable;
 
 /// One setting of a file.
 #[derive(Debug, Serialize)]
@@ -36,9 +37,16 @@ pub(super) fn run(args: &RulesArgs) -> Result<(), Failure> {
     let mut all: Vec<Described> = Vec::new();
     // Mostly they are all of one mount.
     let mut last: Option<(Configured, Served)> = None;
+    let mut told = HashSet::new();
     for path in &args.paths {
         let served = served::find(path)?;
         let within = within(path, &served)?;
+        if !served.is_known() && told.insert(served.backing.clone()) {
+            complain(&format!(
+                "{} was never mounted: what is in it is taken for files of a mount of it",
+                printable(&served.backing)
+            ));
+        }
         let configured = match last.take() {
             Some((known, of)) if of.backing == served.backing && of.daemon == served.daemon => {
                 known
@@ -52,9 +60,9 @@ pub(super) fn run(args: &RulesArgs) -> Result<(), Failure> {
         return say_json(&all);
     }
     for Described { path, settings } in all {
-        say(format!("/{}", path.display()));
+        say(printable(Path::new("/").join(path)));
         for (name, Setting { value, from }) in settings {
-            say(format!("  {name:<13} {value:<8} {from}"));
+            say(format!("  {name:<13} {value:<8}  {}", printable(from)));
         }
     }
     Ok(())
@@ -100,15 +108,18 @@ fn describe(path: &Path, configured: &Configured) -> Described {
     let time = |time| humantime::format_duration(time).to_string();
     let (file, said) = (&configured.file, &configured.overrides);
     let mut settings = BTreeMap::new();
-    settings.insert(
-        "policy",
-        first(&|s| s.policy.map(|policy| format!("{policy:?}").to_lowercase())).unwrap_or_else(
-            || Setting {
-                value: String::from("atomic"),
-                from: String::from("default; opened with O_APPEND: append"),
-            },
-        ),
+    let policy = first(&|s| s.policy.map(|policy| format!("{policy:?}").to_lowercase()));
+    let unchecked = matches!(
+        configured.file.rules.settings(path).validate,
+        None | Some(Validation::None)
     );
+    if policy.is_none() && unchecked {
+        let value = String::from("append");
+        let from = String::from("default of opens with O_APPEND");
+        settings.insert("policy_append", Setting { value, from });
+    }
+    let policy = policy.unwrap_or_else(|| default(String::from("atomic")));
+    settings.insert("policy", policy);
     settings.insert(
         "validate",
         first(&|s| s.validate.as_ref().map(check)).unwrap_or_else(|| default(String::from("none"))),

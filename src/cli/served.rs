@@ -41,6 +41,13 @@ pub(super) struct Served {
     pub(super) rest: PathBuf,
 }
 
+impl Served {
+    /// Is it served now, or was it ever?
+    pub(super) fn is_known(&self) -> bool {
+        self.daemon.is_some() || self.root.open_dir(OsStr::new(DIRECTORY)).is_ok()
+    }
+}
+
 /// A daemon that lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Daemon {

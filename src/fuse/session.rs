@@ -211,7 +211,19 @@ fn settings(config: &MountConfig, root: &Dir) -> Result<(Settings, String), Conf
     if let Some(limit) = settings.request_limit {
         warn!("no wait is longer than {limit:?}: sysctl fs.fuse.*_request_timeout");
     }
+    for program in settings.rules.programs().filter(|name| !is_there(name)) {
+        warn!("{program}, by which {path} has versions checked, is not there: they are refused");
+    }
     Ok((settings, path))
+}
+
+/// Can a program be found, by its path or in `PATH`?
+fn is_there(program: &str) -> bool {
+    if program.contains('/') {
+        return Path::new(program).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).exists())
 }
 
 /// Reads the configuration file again, for later opens. One that can't be used changes nothing.

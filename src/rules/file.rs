@@ -70,7 +70,8 @@ struct Document {
     on_conflict: Option<OnConflict>,
     #[serde(default, deserialize_with = "duration")]
     kept_max_age: Option<Duration>,
-    kept_max_size: Option<ByteSize>,
+    #[serde(default, deserialize_with = "size")]
+    kept_max_size: Option<u64>,
     #[serde(default)]
     rule: Vec<Spanned<Table>>,
 }
@@ -108,9 +109,37 @@ enum BuiltIn {
     None,
 }
 
+/// A text, or a number that stands for itself.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Quantity {
+    Text(String),
+    Whole(i64),
+    Part(f64),
+    Other(toml::Value),
+}
+
+impl Quantity {
+    fn text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Whole(number) => number.to_string(),
+            Self::Part(number) => number.to_string(),
+            Self::Other(value) => value.to_string(),
+        }
+    }
+}
+
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(from)?;
+    let text = Quantity::deserialize(from)?.text();
     parse_duration(&text).map(Some).map_err(D::Error::custom)
+}
+
+fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let text = Quantity::deserialize(from)?.text();
+    let size = text.parse::<ByteSize>();
+    size.map(|size| Some(size.as_u64()))
+        .map_err(|_| D::Error::custom("expected a size such as 500 MB, 2 GiB or a number of bytes"))
 }
 
 fn wait<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
@@ -156,7 +185,7 @@ pub fn parse_file(text: &str, path: &Path) -> Result<Configuration, Configuratio
 fn parse(text: &str, path: &Path) -> Result<Configuration, Problem> {
     let document: Document = toml::from_str(text).map_err(|error| Problem {
         at: error.span().map_or(0, |span| span.start),
-        text: error.message().replace('\n', ", "),
+        text: in_words(error.message()),
     })?;
     let mut rules = Vec::new();
     for table in document.rule {
@@ -174,8 +203,18 @@ fn parse(text: &str, path: &Path) -> Result<Configuration, Problem> {
         durability: document.durability,
         on_conflict: document.on_conflict,
         kept_max_age: document.kept_max_age,
-        kept_max_size: document.kept_max_size.map(|size| size.as_u64()),
+        kept_max_size: document.kept_max_size,
     })
+}
+
+/// What the parser says, in the words of a configuration file.
+fn in_words(said: &str) -> String {
+    match said {
+        "invalid type: map, expected a sequence" => String::from("a rule begins with [[rule]]"),
+        _ => said
+            .replace('\n', ", ")
+            .replace("expected a sequence", "expected a list: [\"...\", ...]"),
+    }
 }
 
 fn rule(table: Table, origin: Origin) -> Result<Rule, Problem> {
@@ -189,10 +228,18 @@ fn rule(table: Table, origin: Origin) -> Result<Rule, Problem> {
         return Err(Problem { at, text });
     }
     for glob in &globs {
-        if let Err(error) = super::compile(glob) {
-            let text = error.to_string();
+        if glob.is_empty() {
+            let text = String::from("expected a glob; `*` matches every file");
             return Err(Problem { at, text });
         }
+        if let Err(error) = super::compile(glob) {
+            let text = format!("{glob} is no glob: {}", error.kind());
+            return Err(Problem { at, text });
+        }
+    }
+    if table.validate_timeout.is_some() && table.validate_command.is_none() {
+        let text = String::from("validate_timeout is for a validate_command, and there is none");
+        return Err(Problem { at, text });
     }
     let timeout = table.validate_timeout.unwrap_or(VALIDATE_TIMEOUT);
     let validate = match (table.validate, table.validate_command) {
@@ -228,6 +275,10 @@ fn rule(table: Table, origin: Origin) -> Result<Rule, Problem> {
         durability: table.durability,
         on_conflict: table.on_conflict,
     };
+    if settings == Settings::default() {
+        let text = String::from("the rule sets nothing");
+        return Err(Problem { at, text });
+    }
     Ok(Rule {
         globs,
         settings,
@@ -261,6 +312,7 @@ mod tests {
             r#"
             lock_timeout = "30s"
             kept_max_size = "2 GiB"
+            kept_max_age = 86400
             [[rule]]
             match = ["*.csv", "/raw/**"]
             validate = "csv"
@@ -283,7 +335,8 @@ mod tests {
             Some(Validation::Command { command, timeout })
         );
         let rules = configuration.rules.matching(Path::new("raw/x.csv"));
-        let origin = Origin::File(PathBuf::from("test.toml"), 4);
+        assert_eq!(configuration.kept_max_age, Some(Duration::from_secs(86400)));
+        let origin = Origin::File(PathBuf::from("test.toml"), 5);
         assert_eq!(rules[0].rule.origin, origin);
         assert_eq!(rules[0].glob, "*.csv");
     }
@@ -324,7 +377,35 @@ mod tests {
             ),
             (
                 "[[rule]]\nmatch = 'a[b'\n",
-                "2: match = 'a[b': error parsing glob",
+                "2: match = 'a[b': a[b is no glob: unclosed character class",
+            ),
+            (
+                "[rule]\nmatch = 'a'\n",
+                "1: [rule]: a rule begins with [[rule]]",
+            ),
+            (
+                "[[rule]]\nmatch = ''\nvalidate = 'csv'\n",
+                "2: match = '': expected a glob",
+            ),
+            (
+                "[[rule]]\nmatch = 'a'\n",
+                "2: match = 'a': the rule sets nothing",
+            ),
+            (
+                "[[rule]]\nmatch = 'a'\nvalidate_timeout = '1s'\nvalidate = 'csv'\n",
+                "2: match = 'a': validate_timeout is for",
+            ),
+            (
+                "[[rule]]\nmatch = 'a'\nvalidate_command = 'xmllint'\n",
+                "3: validate_command = 'xmllint': invalid type: string \"xmllint\", expected a list",
+            ),
+            (
+                "lock_timeout = true\n",
+                "1: lock_timeout = true: expected a time such as",
+            ),
+            (
+                "kept_max_size = -1\n",
+                "1: kept_max_size = -1: expected a size such as",
             ),
             (
                 "[[rule]]\nmatch = []\n",
@@ -334,7 +415,10 @@ mod tests {
                 "[[rule]]\nmatch = 'a'\nvalidate = 'json'\nvalidate_command = ['x']\n",
                 "4: validate_command = ['x']: a rule has either",
             ),
-            ("kept_max_size = 'much'\n", "1: kept_max_size = 'much': "),
+            (
+                "kept_max_size = 'much'\n",
+                "1: kept_max_size = 'much': expected a size such as",
+            ),
             ("lock_timeout = \n", "1: lock_timeout =: "),
         ] {
             let said = complaint(text);

@@ -281,6 +281,34 @@ fn a_newer_file_or_another_is_not_replaced_without_force() {
 }
 
 #[test]
+fn a_version_written_to_another_file_of_the_mount_is_validated_there() {
+    as_each_user(|mount| {
+        mount.bash("echo '[1]' > good.json");
+        kill_writer(mount, "'f'", "b'no json'");
+        let (id, point) = (newest(mount), shown(mount.point()).to_owned());
+        for to in [
+            mount.path("good.json"),
+            mount.behind("good.json"),
+            mount.path("new.json"),
+        ] {
+            let said = refused(
+                mount,
+                &["restore", &point, &id, "--to", shown(&to), "--force"],
+                10,
+            );
+            assert!(
+                said.contains("is refused: the mount validates it"),
+                "{said}"
+            );
+        }
+        assert_eq!(mount.read_behind("good.json"), "[1]\n");
+        assert!(!mount.behind("new.json").exists());
+        let said = refused(mount, &["restore", &point, &id, "--to", &point], 10);
+        assert!(said.contains("is a directory; name a file in it"), "{said}");
+    });
+}
+
+#[test]
 fn a_version_can_be_written_to_another_file() {
     as_each_user(|mount| {
         kill_writer(mount, "'f'", "b'bytes'");

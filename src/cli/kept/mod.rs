@@ -97,6 +97,18 @@ impl Shelf {
         shell_word(&self.place.backing)
     }
 
+    /// What was named.
+    fn named(&self) -> String {
+        match self.place.rest.as_os_str().is_empty() {
+            true => self.word(),
+            false => format!(
+                "{} (of {})",
+                printable(Path::new("/").join(&self.place.rest)),
+                self.word()
+            ),
+        }
+    }
+
     /// The one version whose ID begins like this.
     fn entry(&self, id: &str) -> Result<&Entry, Failure> {
         let fail = |message: String| Err(Failure::new(Exit::Kept, message));
@@ -104,10 +116,15 @@ impl Shelf {
         let mut found = self.entries.iter().filter(|entry| entry.id.starts_with(id));
         match (exact, found.next(), found.next()) {
             (Some(entry), ..) | (None, Some(entry), None) if !id.is_empty() => Ok(entry),
-            (None, Some(_), Some(_)) if !id.is_empty() => fail(format!(
-                "several kept versions begin with {}",
-                printable(id)
-            )),
+            (None, Some(_), Some(_)) if !id.is_empty() => {
+                let all = self.entries.iter().map(|entry| &*entry.id);
+                let all: Vec<&str> = all.filter(|other| other.starts_with(id)).collect();
+                fail(format!(
+                    "{} is the beginning of several: {}",
+                    printable(id),
+                    all.join(", ")
+                ))
+            }
             _ => fail(format!(
                 "there is no kept version {} here; to see those there are: latchfs kept list {}",
                 printable(id),
@@ -232,7 +249,7 @@ fn purge(args: &KeptPurgeArgs) -> Result<(), Failure> {
     let versions = if count == 1 { "version" } else { "versions" };
     say(&format!(
         "{}: {count} kept {versions} purged ({size})\n",
-        shelf.word()
+        shelf.named()
     ))
 }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::super::args::KeptRestoreArgs;
 use super::super::exit::{Exit, Failure, complain};
+use super::super::served;
 use super::{Shelf, human_size, say, say_json};
 use crate::backing::kept::{Entry, Kind, Limits};
 use crate::backing::recover::recover;
@@ -43,8 +44,23 @@ pub(super) fn run(args: &KeptRestoreArgs) -> Result<(), Failure> {
     let from = shelf.open(entry)?;
     let to = match &args.to {
         Some(to) => {
-            write_beside(&from, entry, to, args.force)?;
-            to.clone()
+            check_free(to, args.force)?;
+            let place = served::find(to)?;
+            match place.daemon.and_then(|daemon| daemon.point) {
+                // It is a file of a mount, perhaps of this one, whichever way it was named.
+                Some(point) => Restore {
+                    shelf: &shelf,
+                    entry,
+                    from,
+                    path: place.rest,
+                    force: true,
+                }
+                .through_the_mount(&point)?,
+                None => {
+                    write_beside(&from, entry, to, args.force)?;
+                    to.clone()
+                }
+            }
         }
         None => {
             let restore = Restore {
@@ -384,16 +400,27 @@ fn close(file: File) -> Result<(), Errno> {
     }
 }
 
-/// Writes a version to another file, whole or not at all.
-fn write_beside(from: &File, entry: &Entry, to: &Path, force: bool) -> Result<(), Failure> {
+/// May this file be written?
+fn check_free(to: &Path, force: bool) -> Result<(), Failure> {
     let shown = printable(to);
-    let failed = |errno: Errno| refused(format!("{shown} can't be written: {errno}"));
-    let name = to.file_name().ok_or_else(|| failed(Errno::ISDIR))?;
+    if to.is_dir() {
+        return Err(refused(format!(
+            "{shown} is a directory; name a file in it"
+        )));
+    }
     if !force && to.symlink_metadata().is_ok() {
         return Err(refused(format!(
             "{shown} is there already; to replace it: --force"
         )));
     }
+    Ok(())
+}
+
+/// Writes a version to another file, whole or not at all.
+fn write_beside(from: &File, entry: &Entry, to: &Path, force: bool) -> Result<(), Failure> {
+    let shown = printable(to);
+    let failed = |errno: Errno| refused(format!("{shown} can't be written: {errno}"));
+    let name = to.file_name().ok_or_else(|| failed(Errno::ISDIR))?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
     temporary.push(format!(".{}", std::process::id()));

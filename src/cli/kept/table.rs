@@ -18,7 +18,7 @@ const NARROW: [(usize, usize); 2] = [(4, 72), (3, 50)];
 /// All of them, a line each.
 pub(super) fn list(shelf: &Shelf, now: SystemTime) -> String {
     if shelf.entries.is_empty() {
-        return format!("{}: nothing is kept\n", shelf.word());
+        return format!("{}: nothing is kept\n", shelf.named());
     }
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(shelf.entries.iter().map(|entry| row(entry, now)));
