@@ -19,8 +19,7 @@ const RECHECK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PhasesArgs {
-    /// The directory with the files of the analysis
-    #[arg(required_unless_present = "wait")]
+    /// The directory with the files of the analysis [default: .]
     dir: Option<PathBuf>,
 
     /// Print one JSON document
@@ -52,10 +51,8 @@ impl PhasesArgs {
             (Some(dir), Some(Some(time))) => (dir.clone(), Some(Some(duration(time)?))),
             (Some(dir), wait) => (dir.clone(), wait.as_ref().map(|_| None)),
             (None, Some(Some(dir))) if duration(dir).is_err() => (dir.into(), Some(None)),
-            (None, _) => {
-                let missing = "phases: the directory is missing; see latchfs phases --help";
-                return Err(Failure::usage(missing));
-            }
+            (None, Some(Some(time))) => (PathBuf::from("."), Some(Some(duration(time)?))),
+            (None, wait) => (PathBuf::from("."), wait.as_ref().map(|_| None)),
         };
         Ok(Plan { dir, wait })
     }
@@ -281,8 +278,12 @@ mod tests {
         is(&["--wait=1m", "d"], minute);
         is(&["--wait", "--json", "d"], Some(None));
         assert!(plan(&["d", "--wait", "soon"]).is_err_and(|said| said.contains("--wait soon")));
-        for words in [&[][..], &["--wait"], &["--wait", "60"], &["--json"]] {
-            assert!(plan(words).is_err(), "{words:?}");
-        }
+        let here = |words: &[&str], wait| {
+            let dir = PathBuf::from(".");
+            assert_eq!(plan(words), Ok(Plan { dir, wait }), "{words:?}");
+        };
+        here(&["--json"], None);
+        here(&["--wait"], Some(None));
+        here(&["--wait", "60"], minute);
     }
 }

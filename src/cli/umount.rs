@@ -140,8 +140,8 @@ impl Daemon {
         match self.wait(timeout) {
             Ok(true) => Ok(()),
             Ok(false) => fail(format!(
-                "the daemon of {point}, process {}, has not finished within {}; it goes on: \
-                 wait and try again, or kill -9 {} first",
+                "the daemon of {point}, process {}, has not finished within {}; it ends \
+                 by itself when it has; kill -9 {} ends it at once, and loses what is in flight",
                 self.pid,
                 humantime::format_duration(timeout),
                 self.pid

@@ -348,9 +348,16 @@ impl Engine {
                 engine.end_turn(key);
                 done(result);
             }
-            Ok(Turn::Own(transaction)) => {
-                done(engine.append_to_own(caller, &transaction, &data));
-            }
+            Ok(Turn::Own(own)) => match engine.append_to_own(caller, &own, &data) {
+                // Its last close came first: then it is a record after that version.
+                Err(Errno::IO) if !own.is_in_flight() => {
+                    let engine = engine.clone();
+                    own.after_commit(move |_| {
+                        engine.append_later(caller, appender, placement, data, done);
+                    });
+                }
+                result => done(result),
+            },
             Ok(Turn::Again) => engine.append_later(caller, appender, placement, data, done),
             Err(errno) => done(Err(errno)),
         });
@@ -448,7 +455,17 @@ impl Engine {
         }
     }
 
-    /// ftruncate(2) of an append handle: a version of its own (R2).
+    /// Is a transaction of somebody else in flight on a file? What the kernel asks for under the inode's
+    /// lock must not wait for that: a name operation on the file would wait, too, and with it
+    /// everybody in its directory.
+    pub(super) fn is_another_writing(&self, caller: Caller, key: Key) -> bool {
+        let state = self.state.lock();
+        let transaction = state.tree.inode(key).and_then(|i| i.transaction.as_ref());
+        transaction.is_some_and(|t| t.writer.tid != caller.tid && t.is_in_flight())
+    }
+
+    /// ftruncate(2) of an append handle: a version of its own (R2). `EBUSY` while somebody else writes
+    /// the file.
     pub(super) fn truncate_appended(
         self: &Arc<Self>,
         caller: Caller,
@@ -458,6 +475,9 @@ impl Engine {
     ) {
         let writer = self.writer(caller);
         let (key, limit) = (appender.inode, appender.lock_timeout);
+        if self.is_another_writing(caller, key) {
+            return done(Err(Errno::BUSY));
+        }
         self.take_turn(caller, key, limit, move |engine, turn| match turn {
             Ok(Turn::Taken) if engine.is_nameless(key) => {
                 let truncated = engine.truncate_in_place(&appender, size);

@@ -498,6 +498,9 @@ impl Engine {
         let mode = FallocateFlags::from_bits_retain(mode as u32);
         if let Written::Append(appender) = written {
             let (key, limit) = (appender.inode, appender.lock_timeout);
+            if self.is_another_writing(caller, key) {
+                return done(Err(Errno::BUSY));
+            }
             return self.take_turn(caller, key, limit, move |engine, turn| match turn {
                 Ok(Turn::Taken) => {
                     let result = engine.allocate_appended(&appender, (mode, offset, length));
