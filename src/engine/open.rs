@@ -580,9 +580,9 @@ impl Engine {
         let before = {
             let mut state = self.state.lock();
             let inode = state.tree.inode_mut(key).filter(|i| i.current == node);
-            inode.and_then(|inode| inode.opened_with.replace(stamp))
+            inode.and_then(|inode| inode.opened_with.replace(Box::new(stamp)))
         };
-        let unchanged = before.is_none_or(|before| before == stamp);
+        let unchanged = before.is_none_or(|before| *before == stamp);
         if let (false, Some(kernel)) = (unchanged, self.kernel.get()) {
             kernel.drop_attributes(node);
         }

@@ -99,8 +99,9 @@ pub struct Inode {
     /// What it was like when it lost its last name: the kernel may still ask, on behalf of a
     /// program that found it by that name just before.
     pub last: Option<Box<Stat>>,
-    /// What the current version was like when it was last opened for the kernel to cache.
-    pub opened_with: Option<Stamp>,
+    /// What the current version was like when it was last opened for the kernel to cache. Boxed:
+    /// most inodes are looked at only.
+    pub opened_with: Option<Box<Stamp>>,
     /// Its first version, if somebody has it open.
     first: Weak<Version>,
     /// How often the kernel has looked up its first node id and not forgotten it.
