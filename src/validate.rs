@@ -2,6 +2,7 @@
 //! grow with it.
 
 use crate::rules::Validation;
+use csv_core::ReadFieldResult;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::de::IgnoredAny;
 use std::io::{BufRead, BufReader, Read};
@@ -17,6 +18,8 @@ const LOOK: Duration = Duration::from_millis(5);
 const SAID: u64 = 4096;
 /// How long that is waited for once the program has ended.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How deep a JSON document may be nested.
+const DEEPEST: usize = 1_000_000;
 
 /// Why a content is not what it must be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +76,42 @@ struct Utf8<R> {
     begun: Vec<u8>,
     line: usize,
     column: usize,
+    nesting: Nesting,
+}
+
+impl<R> Utf8<R> {
+    fn new(from: R) -> Self {
+        Self {
+            from,
+            begun: Vec::new(),
+            line: 1,
+            column: 0,
+            nesting: Nesting::default(),
+        }
+    }
+}
+
+/// How deep in a JSON document one is: its parser takes a byte of memory for each level.
+#[derive(Default)]
+struct Nesting {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Nesting {
+    /// Goes on by a byte; false if that is too deep.
+    fn goes_on(&mut self, byte: u8) -> bool {
+        match (self.in_string, byte) {
+            _ if self.escaped => self.escaped = false,
+            (true, b'\\') => self.escaped = true,
+            (_, b'"') => self.in_string = !self.in_string,
+            (false, b'[' | b'{') => self.depth += 1,
+            (false, b']' | b'}') => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        self.depth <= DEEPEST
+    }
 }
 
 impl<R: Read> Read for Utf8<R> {
@@ -91,6 +130,13 @@ impl<R: Read> Read for Utf8<R> {
                 b'\n' => (self.line, self.column) = (self.line + 1, 0),
                 _ => self.column += 1,
             }
+            if !self.nesting.goes_on(byte) {
+                return Err(std::io::Error::other(Invalid::At {
+                    line: self.line,
+                    column: self.column,
+                    what: format!("more than {DEEPEST} levels"),
+                }));
+            }
         }
         match broken {
             true => Err(std::io::Error::other(Invalid::At {
@@ -104,22 +150,25 @@ impl<R: Read> Read for Utf8<R> {
 }
 
 fn json(content: impl Read) -> Result<(), CheckError> {
-    let content = Utf8 {
-        from: content,
-        begun: Vec::new(),
-        line: 1,
-        column: 0,
-    };
-    let mut document = serde_json::Deserializer::from_reader(BufReader::new(content));
-    let read = serde::Deserialize::deserialize(&mut document);
-    read.and_then(|IgnoredAny| document.end())
-        .map_err(|error| json_error(error, 0))
+    document(content).map_err(|error| json_error(error, 0))
+}
+
+/// Reads one JSON document, and nothing after it.
+fn document(content: impl Read) -> serde_json::Result<()> {
+    let content = BufReader::new(Utf8::new(content));
+    let mut document = serde_json::Deserializer::from_reader(content);
+    let IgnoredAny = serde::Deserialize::deserialize(&mut document)?;
+    document.end()
 }
 
 fn json_error(error: serde_json::Error, lines_before: usize) -> CheckError {
     if error.is_io() {
         return match std::io::Error::from(error).downcast::<Invalid>() {
-            Ok(invalid) => invalid.into(),
+            Ok(Invalid::At { line, column, what }) => {
+                let line = lines_before + line;
+                Invalid::At { line, column, what }.into()
+            }
+            Ok(refused) => refused.into(),
             Err(error) => error.into(),
         };
     }
@@ -133,63 +182,80 @@ fn json_error(error: serde_json::Error, lines_before: usize) -> CheckError {
     .into()
 }
 
+/// The rest of a line, without its end.
+struct Line<'a, R> {
+    from: &'a mut R,
+    ended: bool,
+    /// There was nothing but white space.
+    blank: bool,
+}
+
+impl<R: BufRead> Read for Line<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.ended || buffer.is_empty() {
+            return Ok(0);
+        }
+        let there = self.from.fill_buf()?;
+        let there = &there[..there.len().min(buffer.len())];
+        let end = there.iter().position(|byte| *byte == b'\n');
+        let part = &there[..end.unwrap_or(there.len())];
+        buffer[..part.len()].copy_from_slice(part);
+        self.blank &= part.trim_ascii().is_empty();
+        let read = part.len();
+        self.ended = end.is_some() || read == 0;
+        self.from.consume(read + usize::from(end.is_some()));
+        Ok(read)
+    }
+}
+
 fn json_lines(content: impl Read) -> Result<(), CheckError> {
     let mut content = BufReader::new(content);
     let mut number = 0;
-    // Of one line, so that a document that goes on in the next is found out.
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if content.read_until(b'\n', &mut line)? == 0 {
-            return Ok(());
-        }
-        let document = line.trim_ascii_end();
-        if std::str::from_utf8(document).is_err() {
-            let (line, what) = (number + 1, String::from("not UTF-8"));
-            return Err(Invalid::At {
-                line,
-                column: 1,
-                what,
+    while !content.fill_buf()?.is_empty() {
+        // Of one line, so that a document that goes on in the next is found out.
+        let mut line = Line {
+            from: &mut content,
+            ended: false,
+            blank: true,
+        };
+        match document(&mut line) {
+            Err(error) if !(error.is_eof() && line.blank) => {
+                return Err(json_error(error, number));
             }
-            .into());
+            _ => number += 1,
         }
-        if !document.is_empty() {
-            serde_json::from_slice::<IgnoredAny>(document).map_err(|e| json_error(e, number))?;
-        }
-        number += 1;
     }
+    Ok(())
 }
 
+/// Looks at one field after the other, since a record may be as long as the file.
 fn csv(content: impl Read) -> Result<(), CheckError> {
-    let mut records = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .from_reader(content);
-    let mut record = csv::ByteRecord::new();
+    let mut content = BufReader::new(content);
+    let mut reader = csv_core::Reader::new();
+    let mut field = [0; 4096];
+    let mut expected = None;
+    let (mut line, mut fields) = (reader.line(), 0);
     loop {
-        match records.read_byte_record(&mut record) {
-            Ok(true) => {}
-            Ok(false) => return Ok(()),
-            Err(error) => return Err(csv_error(error)),
+        let (result, taken, _) = reader.read_field(content.fill_buf()?, &mut field);
+        content.consume(taken);
+        let record_end = match result {
+            ReadFieldResult::InputEmpty | ReadFieldResult::OutputFull => continue,
+            ReadFieldResult::Field { record_end } => record_end,
+            ReadFieldResult::End => return Ok(()),
+        };
+        fields += 1;
+        if !record_end {
+            continue;
         }
+        let wanted = *expected.get_or_insert(fields);
+        if fields != wanted {
+            let line = usize::try_from(line).unwrap_or(usize::MAX);
+            let what = format!("{fields} fields, where the first record has {wanted}");
+            let column = 1;
+            return Err(Invalid::At { line, column, what }.into());
+        }
+        (line, fields) = (reader.line(), 0);
     }
-}
-
-fn csv_error(error: csv::Error) -> CheckError {
-    let line = error.position().map_or(1, csv::Position::line);
-    let what = match error.into_kind() {
-        csv::ErrorKind::Io(error) => return CheckError::Io(error),
-        csv::ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => format!("{len} fields, where the first record has {expected_len}"),
-        other => format!("{other:?}"),
-    };
-    let line = usize::try_from(line).unwrap_or(usize::MAX);
-    Invalid::At {
-        line,
-        column: 1,
-        what,
-    }
-    .into()
 }
 
 fn program(command: &[String], timeout: Duration, stdin: OwnedFd) -> Result<(), CheckError> {
@@ -315,7 +381,7 @@ mod tests {
             assert_eq!(json(content), Err(place.to_owned()));
         }
         let lines = verdict(&Validation::JsonLines, b"{}\n\"\xff\"\n");
-        assert_eq!(lines, Err(String::from("line 2, column 1: not UTF-8")));
+        assert_eq!(lines, Err(String::from("line 2, column 2: not UTF-8")));
     }
 
     #[test]
@@ -334,6 +400,25 @@ mod tests {
         let said = lines("{}\n{\"a\":\n1}\n").expect_err("a document of two lines");
         assert!(said.starts_with("line 2, column"), "{said}");
         assert!(lines("1 2\n").is_err());
+    }
+
+    #[test]
+    fn whatever_is_read_is_checked_in_bounded_memory() {
+        // Each of these would take as much memory as it is long, if its parser had its way.
+        let long = |byte, bytes| std::io::repeat(byte).take(bytes);
+        let nowhere = || unreachable!("no program");
+        let deep = check(&Validation::Json, long(b'[', 1 << 40), nowhere);
+        let said = deep.expect_err("too deep").to_string();
+        assert_eq!(said, "line 1, column 1000001: more than 1000000 levels");
+        let strings = (&b"[\"[[[[{\\\"["[..])
+            .chain(long(b'[', 2_000_000))
+            .chain(&b"\"]"[..]);
+        check(&Validation::Json, strings, nowhere).expect("these are no levels");
+        let zeros = check(&Validation::JsonLines, long(0, 1 << 40), nowhere);
+        let said = zeros.expect_err("no document").to_string();
+        assert_eq!(said, "line 1, column 1: expected value");
+        check(&Validation::Csv, long(b'x', 16 << 20), nowhere).expect("one field");
+        check(&Validation::Csv, long(b',', 16 << 20), nowhere).expect("one record");
     }
 
     #[test]

@@ -11,25 +11,31 @@
 //! growth of the file.
 //!
 //! [`trim`] is what recovery does: the file loses what comes after its last whole record, and no
-//! more than was appended since the log began.
+//! more than was appended since the log began. That is kept aside: perhaps it was no torn record, but
+//! somebody has edited the file meanwhile.
 
-use super::redo::{self, Birth, Wanted};
+use super::kept;
+use super::redo::{self, Birth, Place, Wanted};
 use super::store::{Store, open_own, since_epoch};
-use super::{Dir, Errno, shadow::errno};
+use super::{Dir, Errno, Stat, shadow, shadow::errno};
 use rustix::fs::{Mode, OFlags, fdatasync, fsync};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 const MAGIC: &[u8; 8] = b"latchap1";
 /// Magic, length of the description, its checksum.
 const PREFIX: usize = 16;
 const ENTRY: usize = 16;
+/// A file that was modified so many seconds after its log was written was not by the record that the
+/// log tells of, since that is written at once.
+const LATER: i64 = 10;
 /// No path makes a description longer than this.
 const LONGEST_HEADER: usize = 1 << 20;
 
@@ -241,16 +247,19 @@ struct Told {
     /// The machine has not been restarted since: what was written is there, whether it is on the
     /// disk or not.
     same_boot: bool,
+    /// When it was written last, in seconds since the epoch.
+    written: i64,
     entries: Vec<Entry>,
 }
 
 /// Reads a log; what is not whole of it says nothing.
 fn read(dir: &Dir, name: &OsStr) -> Result<Told, Errno> {
     let mut bytes = Vec::new();
-    open_own(dir, name)?
-        .read_to_end(&mut bytes)
-        .map_err(errno)?;
-    Ok(parse(&bytes).unwrap_or_default())
+    let mut file = open_own(dir, name)?;
+    file.read_to_end(&mut bytes).map_err(errno)?;
+    let told = parse(&bytes).unwrap_or_default();
+    let written = rustix::fs::fstat(&file)?.st_mtime;
+    Ok(Told { written, ..told })
 }
 
 fn parse(bytes: &[u8]) -> Option<Told> {
@@ -273,6 +282,7 @@ fn parse(bytes: &[u8]) -> Option<Told> {
     Some(Told {
         path: header.path.into_iter().map(OsString::from_vec).collect(),
         same_boot: header.boot == boot_id(),
+        written: 0,
         entries: entries.map_while(Entry::decode).collect(),
     })
 }
@@ -340,28 +350,47 @@ pub struct Trimmed {
 }
 
 /// Ends every file that a killed daemon was appending to at its last whole record, and removes the
-/// logs. Without `change`, only tells.
+/// logs; what files lose is kept aside. Without a store, only tells.
 ///
 /// # Errors
 /// `EIO`, `ENOSPC`: the logs stay for the next time.
 pub(super) fn trim(
     root: &Dir,
     logs: &Dir,
-    change: bool,
+    store: Option<&Store>,
     done: &mut Vec<Trimmed>,
 ) -> Result<(), Errno> {
-    let mut by_file: HashMap<Inode, Vec<(Claim, OsString)>> = HashMap::new();
+    let mut by_file: HashMap<Inode, Vec<(Claim, Told)>> = HashMap::new();
     let names: Vec<OsString> = logs.list()?.into_iter().map(|e| e.name).collect();
     for name in &names {
         if let Some(claim) = Claim::parse(name) {
             let of_file = by_file.entry((claim.ino, claim.born)).or_default();
-            of_file.push((claim, name.clone()));
+            of_file.push((claim, read(logs, name)?));
         }
     }
-    for of_file in by_file.values() {
-        done.extend(trim_one(root, logs, of_file, change)?);
+    let mut places = HashMap::new();
+    let mut elsewhere = HashSet::new();
+    for (inode, told) in &by_file {
+        let wanted = wanted(inode);
+        let mut paths = told.iter().map(|(_, told)| &told.path);
+        match paths.find_map(|path| redo::find_target(root, path, &wanted)) {
+            Some(place) => drop(places.insert(*inode, place)),
+            None => drop(elsewhere.insert(inode.0)),
+        }
     }
-    if !change || names.is_empty() {
+    // One walk for all of them: of files that were removed there may be many.
+    let paths = redo::paths_of(root, &elsewhere);
+    for (inode, told) in &by_file {
+        let search = || {
+            let mut paths = paths.iter();
+            paths.find_map(|path| redo::find_target(root, path, &wanted(inode)))
+        };
+        // Where it was removed, there is nothing to trim.
+        if let Some(place) = places.remove(inode).or_else(search) {
+            done.extend(trim_one(&place, inode.0, told, store)?);
+        }
+    }
+    if store.is_none() || names.is_empty() {
         return Ok(());
     }
     for name in &names {
@@ -373,40 +402,26 @@ pub(super) fn trim(
     logs.sync()
 }
 
+fn wanted(&(ino, born): &Inode) -> Wanted {
+    Wanted { ino, born }
+}
+
 /// Of one file there may be several logs: one that was removed may be back after a power cut, and
 /// knows less than those that came later.
 fn trim_one(
-    root: &Dir,
-    logs: &Dir,
-    of_file: &[(Claim, OsString)],
-    change: bool,
+    place: &Place,
+    ino: u64,
+    told: &[(Claim, Told)],
+    store: Option<&Store>,
 ) -> Result<Option<Trimmed>, Errno> {
-    let mut told = Vec::new();
-    for (claim, name) in of_file {
-        told.push((claim, read(logs, name)?));
-    }
-    let Some((claim, _)) = told.first() else {
-        return Ok(None);
-    };
-    let wanted = Wanted {
-        ino: claim.ino,
-        born: claim.born,
-    };
-    let paths = told.iter().map(|(_, told)| &told.path);
-    let mut there = paths.filter_map(|path| redo::find_target(root, path, &wanted));
-    let found = there.next();
-    let Some(place) = found.or_else(|| redo::search(root, &wanted)) else {
-        // It was removed: there is nothing to trim.
-        return Ok(None);
-    };
     let path = told.iter().map(|(_, told)| told.path.join(OsStr::new("/")));
     let path = match path.max_by_key(|path| path.len()) {
         Some(path) if !path.is_empty() => path,
-        _ => OsString::from(format!("(inode {})", wanted.ino)),
+        _ => OsString::from(format!("(inode {ino})")),
     };
-    let opened = match change {
-        true => place.open_for_rewrite(),
-        false => match place.check_rewrite() {
+    let opened = match store {
+        Some(_) => place.open_for_rewrite(),
+        None => match place.check_rewrite() {
             Ok(()) => Ok(place.open_to_read()?),
             Err(why) => Err(why),
         },
@@ -423,24 +438,26 @@ fn trim_one(
             }));
         }
     };
-    let length = rustix::fs::fstat(&file)?.st_size as u64;
+    let stat = rustix::fs::fstat(&file)?;
+    let length = stat.st_size as u64;
     let mut ends = Vec::new();
-    for (claim, told) in &told {
+    for (claim, told) in told {
         let crc = |from, to| crc_of(&file, from, to);
-        ends.push(find_end(
-            claim.base,
-            &told.entries,
-            length,
-            told.same_boot,
-            crc,
-        )?);
+        let (base, same_boot) = (claim.base, told.same_boot);
+        let edited = same_boot && stat.st_mtime > told.written.saturating_add(LATER);
+        ends.push(
+            match find_end(base, &told.entries, length, same_boot, crc)? {
+                End::At(at) if edited => End::Foreign(at),
+                end => end,
+            },
+        );
     }
     // The log that knows of the longest whole part is the latest.
     let latest = ends.iter().max_by_key(|end| match end {
         End::Whole => u64::MAX,
         End::At(at) | End::Foreign(at) => *at,
     });
-    let trimmed = match latest {
+    let mut trimmed = match latest {
         Some(End::At(at)) => Some(Trimmed {
             path,
             length: *at,
@@ -457,12 +474,18 @@ fn trim_one(
         }),
         Some(End::Whole) | None => None,
     };
-    if change {
-        if let Some(Trimmed {
-            length, left: None, ..
-        }) = &trimmed
+    if let Some(store) = store {
+        if let Some(trimmed) = &mut trimmed
+            && trimmed.left.is_none()
         {
-            rustix::fs::ftruncate(&file, *length)?;
+            match keep_tail(store, &file, &stat, trimmed) {
+                Ok(()) => rustix::fs::ftruncate(&file, trimmed.length)?,
+                Err(errno) => {
+                    (trimmed.length, trimmed.lost) = (length, 0);
+                    let why = "what is no whole record at its end can't be kept aside";
+                    trimmed.left = Some(format!("{why}: {errno}"));
+                }
+            }
         }
         // Before the log goes.
         fsync(&file)?;
@@ -470,8 +493,50 @@ fn trim_one(
     Ok(trimmed)
 }
 
+/// Keeps aside what a file is about to lose.
+fn keep_tail(store: &Store, file: &File, stat: &Stat, trimmed: &Trimmed) -> Result<(), Errno> {
+    let name = store.unique_name();
+    let tail = store.tmp().create_file(&name, OFlags::WRONLY, 0o600)?;
+    let end = trimmed.length + trimmed.lost;
+    let copied = copy(file, trimmed.length, end, |part| (&tail).write_all(part))
+        .and_then(|()| shadow::copy_attributes(file, stat, &tail))
+        .and_then(|()| fsync(&tail));
+    // Not the name of the file, whose place it must not take.
+    let mut path = OsString::from("/");
+    path.push(&trimmed.path);
+    path.push(".tail");
+    let record = kept::Record {
+        time: since_epoch().as_secs(),
+        kind: kept::Kind::Recovered,
+        reason: format!(
+            "after a crash, it was at the end of the file, from byte {}, and no whole record",
+            trimmed.length
+        ),
+        ..kept::Record::default()
+    };
+    let record = record.at(Path::new(&path));
+    let kept = copied.and_then(|()| store.keeper().take_in(store.tmp(), &name, &record));
+    kept.map(drop).inspect_err(|_| {
+        let _ = store.tmp().unlink(&name);
+    })
+}
+
 fn crc_of(file: &File, from: u64, to: u64) -> Result<u32, Errno> {
     let mut hasher = crc32fast::Hasher::new();
+    copy(file, from, to, |part| {
+        hasher.update(part);
+        Ok(())
+    })?;
+    Ok(hasher.finalize())
+}
+
+/// Gives the bytes of a range of a file to `take`, one part after the other.
+fn copy(
+    file: &File,
+    from: u64,
+    to: u64,
+    mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<(), Errno> {
     let mut buffer = vec![0; 128 * 1024];
     let mut at = from;
     while at < to {
@@ -481,10 +546,10 @@ fn crc_of(file: &File, from: u64, to: u64) -> Result<u32, Errno> {
         if read == 0 {
             break;
         }
-        hasher.update(&buffer[..read]);
+        take(&buffer[..read]).map_err(errno)?;
         at += read as u64;
     }
-    Ok(hasher.finalize())
+    Ok(())
 }
 
 /// Which run of the machine's kernel this is.

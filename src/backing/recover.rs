@@ -171,7 +171,7 @@ fn trim(site: &Site<'_>, actions: &mut Vec<Action>) -> Result<(), Errno> {
         return Ok(());
     };
     let mut done = Vec::new();
-    let result = append_log::trim(site.root, &logs, site.store.is_some(), &mut done);
+    let result = append_log::trim(site.root, &logs, site.store, &mut done);
     actions.extend(done.into_iter().map(|trimmed| {
         let Trimmed {
             path,
@@ -183,7 +183,7 @@ fn trim(site: &Site<'_>, actions: &mut Vec<Action>) -> Result<(), Errno> {
         match left {
             Some(why) => Action::new(Kind::TailLeft, path, why),
             None => {
-                let what = format!("{lost} bytes after {length}");
+                let what = format!("{lost} bytes after {length}, kept aside");
                 Action::new(Kind::TailRemoved, path, what)
             }
         }

@@ -13,6 +13,7 @@ use super::store::{DIRECTORY, REDO, Store, open_own, read_file, since_epoch, wri
 use super::{Dir, Errno, Identity, Stamp, Stat, dir, identity, proc_path, stamp};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -391,32 +392,52 @@ const DEEPEST: usize = 1000;
 /// Looks for an inode in the whole tree: it, or a directory above it, was renamed since.
 pub(super) fn search(root: &Dir, wanted: &Wanted) -> Option<Place> {
     let device = root.stat().ok()?.st_dev;
-    let find = |dir: &Dir, name: &OsStr| wanted.find(dir, name);
-    search_below(root, (wanted.ino, device), &mut Vec::new(), &find)
+    let find = |dir: &Dir, path: &[OsString]| wanted.find(dir, path.last()?);
+    search_below(
+        root,
+        (&|ino| ino == wanted.ino, device),
+        &mut Vec::new(),
+        &find,
+    )
+}
+
+/// The paths of files that have one of these inode numbers, found in one walk.
+pub(super) fn paths_of(root: &Dir, inos: &HashSet<u64>) -> Vec<Vec<OsString>> {
+    let paths = RefCell::new(Vec::new());
+    let note = |_: &Dir, path: &[OsString]| -> Option<()> {
+        paths.borrow_mut().push(path.to_vec());
+        None
+    };
+    if let (false, Ok(stat)) = (inos.is_empty(), root.stat()) {
+        let which = |ino| inos.contains(&ino);
+        search_below(root, (&which, stat.st_dev), &mut Vec::new(), &note);
+    }
+    paths.into_inner()
 }
 
 /// The path of an inode, by one of its names.
 pub(super) fn path_of(root: &Dir, ino: u64) -> Option<Vec<OsString>> {
     let device = root.stat().ok()?.st_dev;
     let mut path = Vec::new();
-    search_below(root, (ino, device), &mut path, &|_, _| Some(()))?;
+    search_below(root, (&|i| i == ino, device), &mut path, &|_, _| Some(()))?;
     Some(path)
 }
 
-/// What `found` makes of the first name of an inode of which it makes something; `path` is the way
-/// there then.
+/// What `found` makes of the first name of an inode that is `wanted` of which it makes something;
+/// `path` is the way there then, as it is for `found`, with the directory that the name is in.
 fn search_below<T>(
     dir: &Dir,
-    (ino, device): (u64, u64),
+    (wanted, device): (&dyn Fn(u64) -> bool, u64),
     path: &mut Vec<OsString>,
-    found: &dyn Fn(&Dir, &OsStr) -> Option<T>,
+    found: &dyn Fn(&Dir, &[OsString]) -> Option<T>,
 ) -> Option<T> {
     let entries = dir.list().unwrap_or_default();
-    for entry in entries.iter().filter(|entry| entry.ino == ino) {
-        if let Some(found) = found(dir, &entry.name) {
-            path.push(entry.name.clone());
+    for entry in entries.iter().filter(|entry| wanted(entry.ino)) {
+        path.push(entry.name.clone());
+        if let Some(found) = found(dir, path) {
             return Some(found);
         }
+        path.pop();
     }
     let depth = path.len();
     if depth == DEEPEST {
@@ -431,7 +452,7 @@ fn search_below<T>(
         };
         if below.stat().is_ok_and(|stat| stat.st_dev == device) {
             path.push(entry.name.clone());
-            if let Some(found) = search_below(&below, (ino, device), path, found) {
+            if let Some(found) = search_below(&below, (wanted, device), path, found) {
                 return Some(found);
             }
             path.pop();

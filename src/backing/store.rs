@@ -17,6 +17,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -273,24 +274,35 @@ pub struct Serving {
     /// The device number of its mount as `/proc/self/mountinfo` writes it (`0:52`); `None` before
     /// it is mounted.
     pub device: Option<String>,
+    /// Whose `.latchfs` it is that says so.
+    pub owner: u32,
 }
+
+/// More is in no lock, in bytes.
+const LONGEST_LOCK: u64 = 256;
 
 fn read_lock(lock: &mut File) -> Option<Serving> {
     let mut text = String::new();
-    lock.read_to_string(&mut text).ok()?;
+    lock.take(LONGEST_LOCK).read_to_string(&mut text).ok()?;
     let mut lines = text.lines();
     Some(Serving {
         pid: lines.next()?.trim().parse().ok()?,
         device: lines.next().map(|line| line.trim().to_owned()),
+        owner: lock.metadata().ok()?.uid(),
     })
 }
 
 /// The process that serves the BACKING of which this is the root, if one does (it holds the lock
-/// of the store). A read-only mount has no lock, and is not seen here; nor is another user's.
+/// of the store). A read-only mount has no lock, and is not seen here; nor is another user's. Root sees
+/// what every user says there: whether it is true is for the caller to find out.
 pub fn serving(root: &Dir) -> Option<Serving> {
     let base = root.open_dir(OsStr::new(DIRECTORY)).ok()?;
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // It may be anybody's `.latchfs`, and what is in it anything.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut file = File::from(rustix::fs::openat(&base, LOCK, flags, Mode::empty()).ok()?);
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
         Err(Errno::WOULDBLOCK) => read_lock(&mut file),
         _ => None,

@@ -1,6 +1,7 @@
 //! `latchfs reload`: has a daemon read its configuration file again.
 
-use rustix::process::{Pid, Signal};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::args::ReloadArgs;
 use super::configured::Configured;
@@ -17,9 +18,7 @@ pub(super) fn run(args: &ReloadArgs) -> Result<(), Failure> {
         return Err(Failure::new(Exit::NotMounted, message));
     };
     let configured = Configured::of(&served, None)?;
-    let pid = i32::try_from(daemon.pid).ok().and_then(Pid::from_raw);
-    let told = pid.map(|pid| rustix::process::kill_process(pid, Signal::HUP));
-    if let Some(Err(errno)) = told {
+    if let Err(errno) = tell(daemon.pid) {
         let message = format!(
             "cannot tell the daemon of {shown}, process {}: {errno}; try again as its user or as root",
             daemon.pid
@@ -31,4 +30,14 @@ pub(super) fn run(args: &ReloadArgs) -> Result<(), Failure> {
         None => say("there is no configuration file: the built-in rules apply to later opens"),
     }
     Ok(())
+}
+
+/// Sends the signal to the process if that is a daemon still.
+fn tell(pid: u32) -> Result<(), Errno> {
+    let pid_of = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pidfd = pidfd_open(pid_of.ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
+    match served::mount_args(pid) {
+        Some(_) => pidfd_send_signal(&pidfd, Signal::HUP),
+        None => Err(Errno::SRCH),
+    }
 }

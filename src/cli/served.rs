@@ -107,8 +107,22 @@ pub(super) fn daemon_of(mount: &Mount, mounts: &MountTable) -> Option<u32> {
     }
     let serving = serving(&source_of(mount, mounts)?)?;
     let same = |device| device == mount.device;
-    // A pid of another namespace would be some other process here.
-    (serving.device.is_none_or(same) && mount_args(serving.pid).is_some()).then_some(serving.pid)
+    (serving.device.is_none_or(same) && is_daemon(serving.pid, serving.owner))
+        .then_some(serving.pid)
+}
+
+/// Is a process a daemon of this user? Whoever has a directory can say in its `.latchfs` that any
+/// process serves it; and a pid of another namespace would be some other process here.
+pub(super) fn is_daemon(pid: u32, user: u32) -> bool {
+    user_of(pid) == Some(user) && mount_args(pid).is_some()
+}
+
+/// Whose rights a process has.
+fn user_of(pid: u32) -> Option<u32> {
+    // Not by stat(2) of the directory, which is root's if the program may not be read.
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// The command line of a daemon; `None` if the process is none.
@@ -171,7 +185,8 @@ fn beside(found: &Path, missing: &Path, mounts: &MountTable) -> Result<Served, E
         if !known && root.open_dir(OsStr::new(DIRECTORY)).is_err() {
             continue;
         }
-        let daemon = serving(&root).map(|serving| Daemon {
+        let serving = serving(&root).filter(|serving| is_daemon(serving.pid, serving.owner));
+        let daemon = serving.map(|serving| Daemon {
             pid: serving.pid,
             point: mounts
                 .latchfs_of(above, serving.device.as_deref())
@@ -242,7 +257,8 @@ fn beneath(mount: &Mount, mounts: &MountTable) -> Option<(u32, Dir)> {
         };
         // This file first: to read it never blocks, whatever the process is at.
         let name = std::fs::read_to_string(entry.path().join("comm"));
-        if name.is_ok_and(|name| name == NAME) && mount_args(pid).is_some() {
+        let ours = || mount.owner.is_none_or(|owner| user_of(pid) == Some(owner));
+        if name.is_ok_and(|name| name == NAME) && mount_args(pid).is_some() && ours() {
             let root = Dir::open_root(&entry.path().join("cwd"));
             if let Some(root) = root.ok().filter(|root| covers(root).is_some()) {
                 return Some((pid, root));
@@ -375,6 +391,24 @@ mod tests {
             assert_eq!(found.backing, dir.join(backing), "{path}");
             assert_eq!(found.rest, Path::new(rest), "{path}");
         }
+    }
+
+    #[test]
+    fn what_anybody_says_of_a_daemon_is_not_believed() {
+        let (_guard, dir) = scene();
+        let lock = dir.join("b/.latchfs/lock");
+        // A process that is no latchfs.
+        fs::write(&lock, format!("{}\n", std::process::id())).unwrap();
+        let held = fs::File::open(&lock).unwrap();
+        held.lock().unwrap();
+        let root = Dir::open_root(&dir.join("b")).unwrap();
+        assert!(serving(&root).is_some());
+        assert_eq!(find(&dir.join("b/d")).unwrap().daemon, None);
+        // What would wait for somebody who writes.
+        fs::remove_file(&lock).unwrap();
+        let fifo = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &lock, FileType::Fifo, fifo, 0).unwrap();
+        assert_eq!(find(&dir.join("b/d")).unwrap().daemon, None);
     }
 
     #[test]

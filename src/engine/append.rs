@@ -436,9 +436,12 @@ impl Engine {
     /// An append handle is gone.
     pub(super) fn drop_appender(self: &Arc<Self>, appender: Arc<Appender>) {
         let key = appender.inode;
-        let last = {
+        let version = appender.version();
+        let (last, current) = {
             let mut state = self.state.lock();
-            match state.appenders.get_mut(&key) {
+            let current = state.tree.inode(key).map(|inode| inode.current);
+            let current = current.and_then(|current| state.tree.alive(current).1);
+            let last = match state.appenders.get_mut(&key) {
                 Some(count) if *count > 1 => {
                     *count -= 1;
                     false
@@ -447,11 +450,14 @@ impl Engine {
                     state.appenders.remove(&key);
                     true
                 }
-            }
+            };
+            (last, current)
         };
         if last {
             let durability = appender.durability;
-            self.spawn(move |engine| engine.retire(key, &appender.version(), durability));
+            self.spawn(move |engine| engine.retire(key, &version, durability));
+        } else if current.is_none_or(|current| !Arc::ptr_eq(&current, &version)) {
+            version.forget_log();
         }
     }
 

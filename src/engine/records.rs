@@ -124,6 +124,16 @@ impl Growth {
     }
 }
 
+impl Version {
+    /// A commit has replaced it: nobody is to look after what was appended to it.
+    pub(super) fn forget_log(&self) {
+        if let Some(growth) = self.growth() {
+            let log = growth.records.lock().log.take();
+            log.into_iter().for_each(AppendLog::remove);
+        }
+    }
+}
+
 impl Engine {
     /// Appends a record; its turn has come.
     pub(super) fn record(
@@ -139,10 +149,8 @@ impl Engine {
             let same = Arc::ptr_eq(&last, &version);
             (!same).then(|| std::mem::replace(&mut *last, version.clone()))
         };
-        if let Some(growth) = last.as_ref().and_then(|last| last.growth()) {
-            // A commit has replaced it.
-            let log = growth.records.lock().log.take();
-            log.into_iter().for_each(AppendLog::remove);
+        if let Some(last) = last {
+            last.forget_log();
         }
         let mut records = growth.records.lock();
         let (file, start) = self.ready(appender.inode, &version, &mut records)?;

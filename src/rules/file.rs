@@ -3,6 +3,8 @@
 use super::{Origin, Rule, Rules, Settings, Validation};
 use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, de::Error as _};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
@@ -12,6 +14,8 @@ use crate::rules::Policy;
 
 /// How long a program of `validate_command` may take if nothing is said.
 const VALIDATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// No configuration file is longer, in bytes.
+const LONGEST: u64 = 1 << 20;
 
 /// What a configuration file says.
 #[derive(Debug, Default)]
@@ -160,9 +164,25 @@ struct Problem {
 /// # Errors
 /// The first thing that is wrong with it.
 pub fn read(path: &Path) -> Result<Configuration, ConfigurationError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| ConfigurationError::Unreadable(path.to_owned(), error))?;
+    let text =
+        read_text(path).map_err(|error| ConfigurationError::Unreadable(path.to_owned(), error))?;
     parse_file(&text, path)
+}
+
+/// Reads a text file, and waits for nobody: the daemon that does has a mount to serve.
+fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut options = std::fs::OpenOptions::new();
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = options.read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    let mut text = String::new();
+    file.take(LONGEST + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > LONGEST {
+        true => Err(std::io::Error::other("it is too long")),
+        false => Ok(text),
+    }
 }
 
 /// Reads the text of a configuration file; `path` is for messages.
@@ -304,6 +324,23 @@ mod tests {
         let error = read(&path).expect_err("it is wrong").to_string();
         let prefix = format!("{}:", path.display());
         error.strip_prefix(&prefix).expect("the path").to_owned()
+    }
+
+    #[test]
+    fn a_file_that_would_be_waited_for_or_never_ends_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let fifo = dir.path().join("fifo");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).expect("mkfifo");
+        for path in [&*fifo, Path::new("/dev/zero"), dir.path()] {
+            let said = read(path).expect_err("refused").to_string();
+            assert!(said.contains("no regular file"), "{said}");
+        }
+        let long = dir.path().join("long");
+        std::fs::write(&long, vec![b'#'; LONGEST as usize + 1]).expect("write");
+        let said = read(&long).expect_err("refused").to_string();
+        assert!(said.contains("too long"), "{said}");
     }
 
     #[test]

@@ -150,3 +150,61 @@ fn the_log_of_many_records_is_shortened() {
     assert_eq!(mount.read_behind("log").lines().count(), 60_000);
     writer.tell("end");
 }
+
+#[test]
+fn what_was_edited_behind_a_dead_mount_is_kept_aside() {
+    let mount = options().mount();
+    let mut writer = mount.spawn_python(
+        "f = os.open('log', os.O_WRONLY | os.O_CREAT | os.O_APPEND); os.write(f, b'x' * 100)\n\
+         say('written'); hear()",
+    );
+    writer.expect("written");
+    mount.crash();
+    // The same inode, and shorter than what was appended: as if that had been cut off.
+    fs::write(mount.behind("log"), "by hand\n").expect("write");
+    recover(&mount);
+    let list = finish(
+        mount
+            .command(LATCHFS)
+            .args(["kept", "list"])
+            .arg(mount.backing()),
+    );
+    let list = text(&list.stdout);
+    let (id, _) = list
+        .lines()
+        .nth(1)
+        .expect("a version")
+        .split_once(' ')
+        .expect("an ID");
+    assert!(list.contains("/log.tail"), "{list}");
+    let shown = finish(
+        mount
+            .command(LATCHFS)
+            .args(["kept", "show", "--data"])
+            .arg(mount.backing())
+            .arg(id),
+    );
+    assert_eq!(text(&shown.stdout), "by hand\n");
+    writer.tell("end");
+}
+
+#[test]
+fn a_handle_that_is_closed_after_a_commit_leaves_no_log() {
+    let mount = options().mount();
+    let mut first = mount.spawn_python(
+        "f = os.open('log', os.O_WRONLY | os.O_CREAT | os.O_APPEND); os.write(f, b'one\\n')\n\
+         say('written'); hear(); os.close(f); say('closed'); hear()",
+    );
+    first.expect("written");
+    mount.run("sh", "echo new > log");
+    let mut second = mount.spawn_python(
+        "f = os.open('log', os.O_WRONLY | os.O_APPEND); say('open'); hear(); os.close(f); say('closed')",
+    );
+    second.expect("open");
+    for writer in [&mut first, &mut second] {
+        writer.tell("close");
+        writer.expect("closed");
+    }
+    wait_until("the logs are gone", || mount.store("append").is_empty());
+    first.tell("end");
+}

@@ -156,9 +156,9 @@ fn interrupted(home: &Path, store: &Store, old: &[u8], records: &[&[u8]]) -> App
 fn trimmed(root: &Dir, store: &Store) -> Result<Vec<Trimmed>, Errno> {
     let (mut found, mut done) = (Vec::new(), Vec::new());
     let logs = store.append().list()?.len();
-    trim(root, store.append(), false, &mut found)?;
+    trim(root, store.append(), None, &mut found)?;
     assert_eq!(store.append().list()?.len(), logs);
-    trim(root, store.append(), true, &mut done)?;
+    trim(root, store.append(), Some(store), &mut done)?;
     assert_eq!(found, done);
     Ok(done)
 }
@@ -297,4 +297,43 @@ fn a_damaged_log_stops_nothing() {
     }
     assert_eq!(trimmed(&root, &store), Ok(vec![]));
     assert!(store.append().list().expect("list").is_empty());
+}
+
+#[test]
+fn what_was_edited_behind_a_dead_daemon_is_not_lost() {
+    let (home, root, store) = scene();
+    let path = home.path().join("f");
+    let edited = b"edited, and shorter";
+    interrupted(
+        home.path(),
+        &store,
+        b"",
+        &[b"one record, longer than the edit"],
+    );
+    std::fs::write(&path, edited).expect("write");
+    // At once, as a record that was cut off by the daemon's death would be.
+    let done = trimmed(&root, &store).expect("trim");
+    assert_eq!((done[0].length, done[0].lost), (0, 19));
+    let kept = store.keeper().kept().list().expect("a list");
+    let [tail] = &*kept else { panic!("{kept:?}") };
+    assert_eq!(tail.record.path, "/f.tail");
+    let mut content = Vec::new();
+    let mut data = store.keeper().kept().open(&tail.id).expect("open");
+    data.read_to_end(&mut content).expect("read");
+    assert_eq!(content, edited);
+    assert_eq!(store.tmp().list().expect("a list").len(), 0);
+    // Later: then it can be no record.
+    interrupted(
+        home.path(),
+        &store,
+        b"",
+        &[b"one record, longer than the edit"],
+    );
+    std::fs::write(&path, edited).expect("write");
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    let file = File::options().append(true).open(&path).expect("open");
+    file.set_modified(later).expect("utimes");
+    let done = trimmed(&root, &store).expect("trim");
+    assert!(done[0].left.is_some(), "{done:?}");
+    assert_eq!(std::fs::read(&path).expect("read"), edited);
 }
