@@ -308,6 +308,21 @@ impl Engine {
         }
     }
 
+    /// The mount has ended: whoever was sent to look again, and has not come back, will not.
+    pub fn end_all_lost(self: &Arc<Self>) {
+        let lost = {
+            let mut state = self.state.lock();
+            let mut lost = std::mem::take(&mut state.unclaimed);
+            let sent: Vec<u32> = state.redirects.keys().copied().collect();
+            let redirects = sent.into_iter().filter_map(|tid| state.take_redirect(tid));
+            lost.extend(redirects.filter_map(|redirect| redirect.transaction));
+            lost
+        };
+        for transaction in lost {
+            self.abandon_pending(&transaction);
+        }
+    }
+
     /// Ends a transaction whose opener never came for it.
     pub(super) fn abandon_pending(self: &Arc<Self>, transaction: &Arc<Transaction>) {
         {

@@ -138,6 +138,7 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
     );
     ready();
     let forced = run(&config, &engine, &inbox);
+    engine.end_all_lost();
     if !engine.drain(LAST_TASKS) {
         warn!("gave up waiting for the disk");
     } else if !forced && !engine.is_idle() {
