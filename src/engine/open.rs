@@ -6,7 +6,7 @@ use super::lookup::Entry;
 use super::make::NewMode;
 use super::redirect::Redirect;
 use super::transaction::{Phase, Transaction, Writer};
-use super::tree::{Key, NodeId};
+use super::tree::{Inode, Key, NodeId};
 use super::version::Version;
 use super::waiting::Parked;
 use super::{Caller, Done, Engine, State};
@@ -549,12 +549,14 @@ impl Engine {
         node: NodeId,
         pin: Option<Arc<Version>>,
     ) -> Result<Opened, Errno> {
-        let superseded = || {
+        // What is not at a name in BACKING can't have been changed there.
+        let elsewhere = || {
             let state = self.state.lock();
-            let current = state.tree.inode(key).map(|inode| inode.current);
-            state.tree.alive(node).1.filter(|_| current != Some(node))
+            let named = |inode: &Inode| inode.current == node && !inode.names.is_empty();
+            let named = state.tree.inode(key).is_some_and(named);
+            state.tree.alive(node).1.filter(|_| !named)
         };
-        let (version, unchanged) = match pin.or_else(superseded) {
+        let (version, unchanged) = match pin.or_else(elsewhere) {
             Some(version) => (version, true),
             None => {
                 let (current, version, stamp) = self.version_seen(key)?;
