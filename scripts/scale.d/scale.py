@@ -219,7 +219,7 @@ def measure(args, base, report):
     latchfs = os.environ["LATCHFS"]
     fsmount.mount([latchfs, "mount", "--log-file", os.path.join(base, "log"), backing, point], point)
     with open(os.path.join(backing, ".latchfs", "lock"), encoding="ascii") as lock:
-        pid = int(lock.read())
+        pid = int(lock.readline())
     before, inodes_before = resident(pid), kernel_inodes()
     most = descriptors(pid)
 
