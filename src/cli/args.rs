@@ -165,12 +165,9 @@ pub(super) struct KeptPurgeArgs {
     pub(super) json: bool,
 }
 
+/// What the commands that apply the rules of a mount have in common.
 #[derive(Debug, clap::Args)]
-pub(super) struct RulesArgs {
-    /// Files, by their paths in the mount or in BACKING. They need not exist.
-    #[arg(required = true)]
-    pub(super) paths: Vec<PathBuf>,
-
+pub(super) struct ByRules {
     /// Apply this configuration file, not that of the daemon
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
@@ -178,6 +175,16 @@ pub(super) struct RulesArgs {
     /// Write JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RulesArgs {
+    /// Files, by their paths in the mount or in BACKING. They need not exist.
+    #[arg(required = true)]
+    pub(super) paths: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) by: ByRules,
 }
 
 #[derive(Debug, clap::Args)]
@@ -192,13 +199,8 @@ pub(super) struct CheckArgs {
     #[arg(default_value = ".")]
     pub(super) paths: Vec<PathBuf>,
 
-    /// Apply this configuration file, not that of the daemon
-    #[arg(long, value_name = "FILE")]
-    pub(super) config: Option<PathBuf>,
-
-    /// Write JSON
-    #[arg(long)]
-    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) by: ByRules,
 }
 
 #[derive(Debug, clap::Args)]

@@ -15,7 +15,7 @@ use walkdir::{DirEntry, WalkDir};
 use super::args::CheckArgs;
 use super::configured::Configured;
 use super::exit::{Exit, Failure, complain};
-use super::output::{say, say_json};
+use super::output::{print_json, say};
 use super::served::{self, Served};
 use crate::backing::proc_path;
 use crate::backing::store::DIRECTORY;
@@ -71,13 +71,13 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let mut report = Report::default();
     for path in &args.paths {
         let served = served::find(path)?;
-        let configured = Configured::of(&served, args.config.as_deref())?;
+        let configured = Configured::of(&served, args.by.config.as_deref())?;
         let documents = find(path, &served, &configured)?;
         let progress = progress(&documents);
         for document in documents {
             progress.set_message(printable(&document.shown));
             if let Some(finding) = check(&document) {
-                if !args.json {
+                if !args.by.json {
                     progress.suspend(|| tell(&finding));
                 }
                 report.invalid.push(finding);
@@ -87,15 +87,15 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
         }
         progress.finish_and_clear();
     }
-    if args.json {
-        say_json(&report)?;
+    if args.by.json {
+        print_json(&report)?;
     }
     let Report { checked, invalid } = report;
     if !invalid.is_empty() {
         let message = format!("{} of {} not valid", invalid.len(), documents(checked));
         return Err(Failure::new(Exit::Internal, message));
     }
-    if !args.json {
+    if !args.by.json {
         match checked {
             0 => say("there is nothing of which a rule says what it must be"),
             _ => say(format!("{}, all valid", documents(checked))),

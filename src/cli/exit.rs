@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use crate::backing::store::OpenError;
 use crate::fuse::session::ServeErrorKind;
 pub(super) use crate::show::shell_word;
 
@@ -108,6 +109,15 @@ impl From<ServeErrorKind> for Exit {
             ServeErrorKind::Backing => Self::Backing,
             ServeErrorKind::Configuration => Self::Configuration,
             ServeErrorKind::Internal => Self::Internal,
+        }
+    }
+}
+
+impl From<&OpenError> for Exit {
+    fn from(error: &OpenError) -> Self {
+        match error {
+            OpenError::Served(_) => Self::Busy,
+            OpenError::Foreign(_) | OpenError::Writable(_) | OpenError::Io(..) => Self::Backing,
         }
     }
 }

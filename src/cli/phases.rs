@@ -1,6 +1,7 @@
 //! `latchfs phases`: how far the origin's analysis is in a directory, which may be in a mount.
 
 use super::exit::{Exit, Failure, shell_word};
+use super::output::print;
 use super::values::any_duration;
 use crate::api::phases::{State, Status, look};
 use crate::api::{FileLockError, Holder};
@@ -8,7 +9,6 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
 use serde_json::{Value, json};
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -69,8 +69,7 @@ pub(super) fn run(args: &PhasesArgs) -> Result<(), Failure> {
         true => format!("{:#}\n", document(&dir, &phases)),
         false => table(&phases),
     };
-    // A reader that has seen enough is no failure.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = print(&text);
     let open = phases.iter().filter(|status| status.state != State::Valid);
     let open: Vec<&str> = open.map(|status| status.phase.name()).collect();
     match open.is_empty() {

@@ -94,11 +94,7 @@ fn find(given: &Path) -> Result<Served, Failure> {
 }
 
 fn refused(given: &Path, error: &OpenError) -> Failure {
-    let exit = match error {
-        OpenError::Served(_) => Exit::Busy,
-        OpenError::Foreign(_) | OpenError::Writable(_) | OpenError::Io(..) => Exit::Backing,
-    };
-    Failure::new(exit, format!("{}: {error}", shell_word(given)))
+    Failure::new(Exit::from(error), format!("{}: {error}", shell_word(given)))
 }
 
 fn say(args: &RecoverArgs, found: &Served, actions: &[Action]) -> io::Result<()> {

@@ -9,10 +9,9 @@ use serde::Serialize;
 use super::args::RulesArgs;
 use super::configured::Configured;
 use super::exit::{Failure, complain, shell_word};
-use super::output::{say, say_json};
+use super::output::{print_json, say};
 use super::served::{self, Served};
-use crate::config::DEFAULT_LOCK_TIMEOUT;
-use crate::rules::{Matched, Origin, Settings, Validation};
+use crate::rules::{Defaults, Matched, Origin, Settings, Validation};
 use crate::show::printable;
 
 /// One setting of a file.
@@ -51,13 +50,13 @@ pub(super) fn run(args: &RulesArgs) -> Result<(), Failure> {
             Some((known, of)) if of.backing == served.backing && of.daemon == served.daemon => {
                 known
             }
-            _ => Configured::of(&served, args.config.as_deref())?,
+            _ => Configured::of(&served, args.by.config.as_deref())?,
         };
         all.push(describe(&within, &configured));
         last = Some((configured, served));
     }
-    if args.json {
-        return say_json(&all);
+    if args.by.json {
+        return print_json(&all);
     }
     for Described { path, settings } in all {
         say(printable(Path::new("/").join(path)));
@@ -107,6 +106,7 @@ fn describe(path: &Path, configured: &Configured) -> Described {
     };
     let time = |time| humantime::format_duration(time).to_string();
     let (file, said) = (&configured.file, &configured.overrides);
+    let built_in = Defaults::default();
     let mut settings = BTreeMap::new();
     let policy = first(&|s| s.policy.map(|policy| format!("{policy:?}").to_lowercase()));
     let unchecked = matches!(
@@ -124,32 +124,39 @@ fn describe(path: &Path, configured: &Configured) -> Described {
         "validate",
         first(&|s| s.validate.as_ref().map(check)).unwrap_or_else(|| default(String::from("none"))),
     );
-    settings.insert(
+    let mut of_mount = |name, ruled: Option<Setting>, option, in_file, built_in| {
+        let setting = ruled
+            .or_else(|| by_option(option))
+            .or_else(|| by_file(in_file));
+        settings.insert(name, setting.unwrap_or_else(|| default(built_in)));
+    };
+    of_mount(
         "lock_timeout",
-        first(&|s| s.lock_timeout.map(time))
-            .or_else(|| by_option(said.lock_timeout.map(time)))
-            .or_else(|| by_file(file.lock_timeout.map(time)))
-            .unwrap_or_else(|| default(time(DEFAULT_LOCK_TIMEOUT))),
+        first(&|s| s.lock_timeout.map(time)),
+        said.lock_timeout.map(time),
+        file.lock_timeout.map(time),
+        time(built_in.lock_timeout),
     );
-    settings.insert(
+    of_mount(
         "readers",
-        first(&|s| s.readers.map(word))
-            .or_else(|| by_option(said.readers.map(word)))
-            .or_else(|| by_file(file.readers.map(word)))
-            .unwrap_or_else(|| default(word(crate::config::Readers::default()))),
+        first(&|s| s.readers.map(word)),
+        said.readers.map(word),
+        file.readers.map(word),
+        word(built_in.readers),
     );
-    settings.insert(
+    of_mount(
         "durability",
-        first(&|s| s.durability.map(word))
-            .or_else(|| by_option(said.durability.map(word)))
-            .or_else(|| by_file(file.durability.map(word)))
-            .unwrap_or_else(|| default(word(crate::config::Durability::default()))),
+        first(&|s| s.durability.map(word)),
+        said.durability.map(word),
+        file.durability.map(word),
+        word(built_in.durability),
     );
-    settings.insert(
+    of_mount(
         "on_conflict",
-        first(&|s| s.on_conflict.map(word))
-            .or_else(|| by_file(file.on_conflict.map(word)))
-            .unwrap_or_else(|| default(word(crate::config::OnConflict::default()))),
+        first(&|s| s.on_conflict.map(word)),
+        None,
+        file.on_conflict.map(word),
+        word(built_in.on_conflict),
     );
     Described {
         path: path.to_owned(),

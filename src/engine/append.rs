@@ -18,8 +18,8 @@
 use super::attributes::Change;
 use super::direct::clear_privileges;
 use super::io::{Handle, Placement, length};
-use super::lookup::{Attributes, Entry, claim};
-use super::make::NewMode;
+use super::lookup::{Attributes, Entry};
+use super::make::{Made, NewMode};
 use super::open::{OpenFlags, Opened, OpenedOn, Wish, look};
 use super::records::Growth;
 use super::transaction::{Phase, Writer};
@@ -29,13 +29,13 @@ use super::version::Version;
 use super::{Caller, Done, Engine, State};
 use crate::backing::kept::is_lack_of_room;
 use crate::backing::shadow::errno;
-use crate::backing::{Dir, Errno, identity};
+use crate::backing::{Dir, Errno};
 use crate::config::Durability;
 use crate::rules::{Policy, Treatment, Validation};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
 use log::{error, warn};
-use rustix::fs::{FallocateFlags, FileType, OFlags};
+use rustix::fs::{FallocateFlags, OFlags};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::time::Duration;
@@ -269,17 +269,9 @@ impl Engine {
         flags: OpenFlags,
     ) -> Result<(Entry, Opened), Errno> {
         let access = OFlags::RDWR | OFlags::APPEND;
-        let file = self.making(caller, mode.umask, || {
-            dir.create_file(name, access, mode.bits)
-        })?;
-        let file = Arc::new(file);
-        let stat = rustix::fs::fstat(&file)?;
-        let (claim, key) = {
-            let mut state = self.state.lock();
-            let (identity, kind) = (identity(&stat), FileType::RegularFile);
-            let key = state.tree.found(identity, kind, parent, name);
-            (claim(&mut state, caller, key)?, key)
-        };
+        let Made {
+            file, claim, key, ..
+        } = self.make_file(caller, (parent, dir), name, mode, access)?;
         let growth = Growth::new(Some(file.clone()), Some(dir.clone()));
         let version = self.add_growing(key, growth, file);
         let version = version.inspect_err(|_| self.forget(claim.node, 1))?;

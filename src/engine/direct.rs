@@ -5,8 +5,8 @@
 //! one node id never has both kinds of handles, which the kernel could not tell apart.
 
 use super::io::Handle;
-use super::lookup::{Entry, claim};
-use super::make::NewMode;
+use super::lookup::Entry;
+use super::make::{Made, NewMode};
 use super::open::{OpenFlags, Opened, OpenedOn, Wish};
 use super::transaction::Writer;
 use super::tree::{Key, NodeId};
@@ -186,17 +186,13 @@ impl Engine {
             (true, false) => OFlags::WRONLY,
             (false, false) => OFlags::RDONLY,
         };
-        let file = self.making(caller, mode.umask, || {
-            dir.create_file(name, access, mode.bits)
-        })?;
-        let file = Arc::new(file);
-        let stat = rustix::fs::fstat(&file)?;
-        let (claim, key) = {
-            let mut state = self.state.lock();
-            let (identity, kind) = (identity(&stat), FileType::RegularFile);
-            let key = state.tree.found(identity, kind, parent, name);
-            (claim(&mut state, caller, key)?, key)
-        };
+        let made = self.make_file(caller, (parent, dir), name, mode, access)?;
+        let Made {
+            file,
+            stat,
+            claim,
+            key,
+        } = made;
         let version = match self.direct_version(key, claim.node, &file) {
             Ok(version) => version,
             Err(errno) => {

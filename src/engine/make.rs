@@ -4,13 +4,15 @@
 //! about owner, group, mode, ACL and quota, as if the user had made them in BACKING. The right to
 //! make them has been judged before, on the mount.
 
-use super::lookup::{Entry, claim};
+use super::lookup::{Claim, Entry, claim};
 use super::tree::{Key, NodeId};
 use super::{Caller, Engine};
 use crate::backing::credentials::{APPROVED, acting_as, with_umask};
-use crate::backing::{Credentials, Dir, Errno};
-use rustix::fs::FileType;
+use crate::backing::{Credentials, Dir, Errno, Stat, identity};
+use crate::sync::Arc;
+use rustix::fs::{FileType, OFlags};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::Path;
 
 /// The mode that a new file is to have.
@@ -27,6 +29,15 @@ impl NewMode {
     pub const fn new(bits: u32, umask: u32) -> Self {
         Self { bits, umask }
     }
+}
+
+/// A file that was made in BACKING itself.
+pub(super) struct Made {
+    pub(super) file: Arc<File>,
+    pub(super) stat: Stat,
+    /// Its node id, for who made it.
+    pub(super) claim: Claim,
+    pub(super) key: Key,
 }
 
 impl Engine {
@@ -100,6 +111,36 @@ impl Engine {
         };
         drop(names);
         self.entry(claim, Some(stat))
+    }
+
+    /// Makes a regular file in BACKING itself, as the caller, and opens it with `access`; who calls this
+    /// holds the directory's lock on names.
+    ///
+    /// # Errors
+    /// `EEXIST` if the name is not free; what BACKING says.
+    pub(super) fn make_file(
+        &self,
+        caller: Caller,
+        (parent, dir): (Key, &Dir),
+        name: &OsStr,
+        mode: NewMode,
+        access: OFlags,
+    ) -> Result<Made, Errno> {
+        let file = self.making(caller, mode.umask, || {
+            dir.create_file(name, access, mode.bits)
+        })?;
+        let stat = rustix::fs::fstat(&file)?;
+        let mut state = self.state.lock();
+        let (identity, kind) = (identity(&stat), FileType::RegularFile);
+        let key = state.tree.found(identity, kind, parent, name);
+        let claim = claim(&mut state, caller, key)?;
+        let file = Arc::new(file);
+        Ok(Made {
+            file,
+            stat,
+            claim,
+            key,
+        })
     }
 
     /// Does `work`, which makes a file, as the caller.

@@ -26,6 +26,12 @@ fn reader(mount: &Mount) -> crate::common::Running {
     reader
 }
 
+/// Makes `f` anew, behind the mount.
+fn begin_with_the_original(mount: &Mount) {
+    behind(mount, "rm -f f g; echo original > f");
+    wait_until("it is there", || mount.read("f") == "original\n");
+}
+
 #[test]
 fn the_next_open_sees_what_was_changed_behind_the_mount() {
     for user in BOTH {
@@ -35,8 +41,7 @@ fn the_next_open_sees_what_was_changed_behind_the_mount() {
         for (change, then) in CHANGES {
             for (open, commit) in [(false, false), (false, true), (true, false), (true, true)] {
                 let what = format!("{change}, open: {open}, commit: {commit}");
-                behind(&mount, "rm -f f g; echo original > f");
-                wait_until("it is there", || mount.read("f") == "original\n");
+                begin_with_the_original(&mount);
                 if commit {
                     mount.bash("echo original > f");
                 }
@@ -63,8 +68,7 @@ fn an_open_to_write_begins_with_what_is_there() {
         for (change, then) in CHANGES {
             for (mode, appender) in [("a", false), ("a", true), ("r+", false)] {
                 let what = format!("{change}, {mode}, appender: {appender}");
-                behind(&mount, "rm -f f g; echo original > f");
-                wait_until("it is there", || mount.read("f") == "original\n");
+                begin_with_the_original(&mount);
                 let held = reader(&mount);
                 let mut other = mount.spawn_python(match appender {
                     true => "f = open('f', 'a')\nsay('open')\nhear()\n",
@@ -92,8 +96,7 @@ fn after_a_refused_close_the_next_open_sees_what_is_there() {
         let (_config, options) = ruled(Rule::Refuse, user);
         let mount = options.mount();
         for (change, then) in CHANGES {
-            behind(&mount, "rm -f f g; echo original > f");
-            wait_until("it is there", || mount.read("f") == "original\n");
+            begin_with_the_original(&mount);
             let mut writer = mount.spawn_python(
                 "f = open('f', 'r+')\nf.read()\nf.write('mine')\nf.flush()\nsay('written')\nhear()\n\
                  try:\n    f.close()\nexcept OSError as e:\n    say(errno.errorcode[e.errno])\n\
@@ -119,8 +122,7 @@ fn stat_sees_it_soon() {
         let (_config, options) = ruled(Rule::Refuse, user);
         let mount = options.mount();
         for (change, then) in CHANGES {
-            behind(&mount, "rm -f f g; echo original > f");
-            wait_until("it is there", || mount.read("f") == "original\n");
+            begin_with_the_original(&mount);
             mount.bash("stat f");
             behind(&mount, change);
             let size = || mount.bash("stat -Lc %s f 2> /dev/null || :");

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::args::{KeptCommand, KeptPurgeArgs};
 use super::exit::{Exit, Failure, shell_word};
+use super::output::{flushed, print, print_json};
 use super::served::{self, Served};
 use crate::backing::Errno;
 use crate::backing::kept::{Entry, Flaw, Kept, Record};
@@ -26,8 +27,8 @@ pub(super) fn run(command: &KeptCommand) -> Result<(), Failure> {
         KeptCommand::List { path, json } => {
             let shelf = Shelf::find(path)?;
             match json {
-                true => say_json(&shelf.entries.iter().map(Shown::new).collect::<Vec<_>>()),
-                false => say(&table::list(&shelf, SystemTime::now())),
+                true => print_json(&shelf.entries.iter().map(Shown::new).collect::<Vec<_>>()),
+                false => print(&table::list(&shelf, SystemTime::now())),
             }
         }
         KeptCommand::Show {
@@ -40,8 +41,8 @@ pub(super) fn run(command: &KeptCommand) -> Result<(), Failure> {
             let entry = shelf.entry(id)?;
             match (data, json) {
                 (true, _) => shelf.copy_out(entry),
-                (false, true) => say_json(&Shown::new(entry)),
-                (false, false) => say(&table::show(&shelf, entry, SystemTime::now())),
+                (false, true) => print_json(&Shown::new(entry)),
+                (false, false) => print(&table::show(&shelf, entry, SystemTime::now())),
             }
         }
         KeptCommand::Restore(args) => restore::run(args),
@@ -242,12 +243,12 @@ fn purge(args: &KeptPurgeArgs) -> Result<(), Failure> {
         }
     }
     if args.json {
-        return say_json(&done);
+        return print_json(&done);
     }
     let count = done.purged.len();
     let size = human_size(done.bytes);
     let versions = if count == 1 { "version" } else { "versions" };
-    say(&format!(
+    print(&format!(
         "{}: {count} kept {versions} purged ({size})\n",
         shelf.named()
     ))
@@ -256,26 +257,4 @@ fn purge(args: &KeptPurgeArgs) -> Result<(), Failure> {
 /// A size for people.
 fn human_size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
-}
-
-fn say_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Failure::new(Exit::Internal, format!("cannot write JSON: {error}")))?;
-    say(&(text + "\n"))
-}
-
-/// Prints; a reader that has seen enough is no failure.
-fn say(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    flushed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
-}
-
-fn flushed(result: std::io::Result<()>) -> Result<(), Failure> {
-    match result {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            let message = format!("cannot write to standard output: {error}");
-            Err(Failure::new(Exit::Internal, message))
-        }
-        _ => Ok(()),
-    }
 }

@@ -14,12 +14,13 @@ use serde::Serialize;
 
 use super::super::args::KeptRestoreArgs;
 use super::super::exit::{Exit, Failure, complain};
+use super::super::output::{print, print_json};
 use super::super::served;
-use super::{Shelf, human_size, say, say_json};
+use super::{Shelf, human_size};
 use crate::backing::kept::{Entry, Kind, Limits};
 use crate::backing::recover::recover;
 use crate::backing::shadow::{copy_attributes, errno};
-use crate::backing::store::{OpenError, Store};
+use crate::backing::store::Store;
 use crate::backing::{Dir, Errno, Stat};
 use crate::engine::offline::{Alone, plain_components};
 use crate::engine::{Engine, Settings};
@@ -83,9 +84,9 @@ pub(super) fn run(args: &KeptRestoreArgs) -> Result<(), Failure> {
     if args.json {
         let to = to.to_string_lossy().into_owned();
         let id = &entry.id;
-        return say_json(&Restored { id, to, size });
+        return print_json(&Restored { id, to, size });
     }
-    say(&format!(
+    print(&format!(
         "{} restored ({}); it stays kept, too, until: latchfs kept purge {} {}\n",
         printable(&to),
         human_size(size),
@@ -212,13 +213,8 @@ impl Restore<'_> {
         let root = &self.shelf.place.root;
         let backing = &self.shelf.place.backing;
         let word = self.shelf.word();
-        let mut store = Store::open(root).map_err(|error| {
-            let exit = match error {
-                OpenError::Served(_) => Exit::Busy,
-                OpenError::Foreign(_) | OpenError::Writable(_) | OpenError::Io(..) => Exit::Backing,
-            };
-            Failure::new(exit, format!("{word}: {error}"))
-        })?;
+        let mut store = Store::open(root)
+            .map_err(|error| Failure::new(Exit::from(&error), format!("{word}: {error}")))?;
         store.show_as(backing);
         let unusable = |errno| Failure::new(Exit::Backing, format!("{word}: {errno}"));
         let mut done = Vec::new();
