@@ -27,6 +27,7 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 const MAGIC: &[u8; 8] = b"latchap1";
@@ -86,6 +87,8 @@ pub struct AppendLog {
     file: Arc<File>,
     /// Where the next entry goes.
     at: u64,
+    /// To be set when its name is removed: see [`Store::settle_logs`].
+    removed: Arc<AtomicBool>,
 }
 
 impl AppendLog {
@@ -125,6 +128,7 @@ impl AppendLog {
             dir,
             name,
             at: bytes.len() as u64,
+            removed: store.logs_removed().clone(),
         };
         match log.file.write_all_at(&bytes, 0) {
             Ok(()) => Ok(log),
@@ -190,6 +194,7 @@ impl AppendLog {
     /// Removes it: the file is durable, or nobody is to look after it any more.
     pub fn remove(self) {
         let _ = self.dir.unlink(&self.name);
+        self.removed.store(true, Ordering::SeqCst);
     }
 }
 

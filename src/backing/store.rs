@@ -11,6 +11,7 @@
 
 use super::kept::Keeper;
 use super::shadow::{Temporaries, errno};
+use super::unfinished::Unfinished;
 use super::{Dir, Errno, Stat};
 use crate::show::shell_word;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -19,7 +20,8 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The name of the directory, hidden at the root of the mount.
@@ -38,6 +40,9 @@ pub struct Store {
     redo: Dir,
     append: Dir,
     keeper: Keeper,
+    unfinished: Unfinished,
+    /// A log was removed from `append`, and may be back after a power cut.
+    logs_removed: Arc<AtomicBool>,
     /// Holds the lock for as long as the store lives.
     lock: File,
     /// Tells the names of this daemon's life from those of an earlier one.
@@ -89,6 +94,8 @@ impl Store {
             tmp,
             redo: sub(REDO)?,
             append: sub(APPEND)?,
+            unfinished: Unfinished::default(),
+            logs_removed: Arc::default(),
             lock,
             epoch: since_epoch().as_nanos(),
             next: AtomicU64::new(0),
@@ -134,6 +141,29 @@ impl Store {
         &self.append
     }
 
+    /// Set by who removes a log.
+    pub(super) fn logs_removed(&self) -> &Arc<AtomicBool> {
+        &self.logs_removed
+    }
+
+    /// Makes sure that no log that was removed is back after a power cut: before something that it
+    /// does not know of gets into its file.
+    ///
+    /// # Errors
+    /// `EIO`.
+    pub fn settle_logs(&self) -> Result<(), Errno> {
+        if !self.logs_removed.swap(false, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let synced = self.append.sync();
+        synced.inspect_err(|_| self.logs_removed.store(true, Ordering::SeqCst))
+    }
+
+    /// What is owed to files whose inodes were to be rewritten.
+    pub fn unfinished(&self) -> &Unfinished {
+        &self.unfinished
+    }
+
     /// Keeps versions that can't become the file.
     pub fn keeper(&self) -> &Keeper {
         &self.keeper
@@ -154,6 +184,16 @@ impl Store {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         OsString::from(format!("{:x}.{n:x}", self.epoch))
     }
+}
+
+/// What tells which of two names made by [`Store::unique_name`] is the older one.
+pub(super) fn age_of(name: &OsStr) -> (u128, u64) {
+    let fields = name.to_str().and_then(|name| name.split_once('.'));
+    let age = fields.and_then(|(epoch, n)| {
+        let epoch = u128::from_str_radix(epoch, 16).ok()?;
+        Some((epoch, u64::from_str_radix(n, 16).ok()?))
+    });
+    age.unwrap_or_default()
 }
 
 impl Temporaries for Store {

@@ -204,6 +204,9 @@ impl Engine {
                 None => (None, None),
             }
         };
+        if self.is_torn(key) {
+            return Err(Errno::IO);
+        }
         let opened = self.at_place(key, |dir, name, identity| {
             let append = OFlags::RDWR | OFlags::APPEND;
             let file = match dir.open_file(name, append, identity) {
@@ -308,7 +311,8 @@ impl Engine {
             return done(Err(Errno::IO));
         }
         let quick = appender.version().growth().map(|g| g.is_quick(data.len()));
-        if quick == Some(true) && self.turn_at_once(caller, appender.inode) {
+        let quick = quick == Some(true) && !self.is_unsettled(appender.inode);
+        if quick && self.turn_at_once(caller, appender.inode) {
             let result = self.record(&appender, placement, data);
             self.end_turn(appender.inode);
             match result {
@@ -336,7 +340,8 @@ impl Engine {
                 let file = appender.version().file();
                 let (to, bytes) = ((&*file, &appender.who.credentials), data.len() as u64);
                 let record = || engine.record(&appender, placement, &data);
-                let result = engine.with_room(to, bytes, record);
+                let settled = engine.settle_inode(key);
+                let result = settled.and_then(|()| engine.with_room(to, bytes, record));
                 engine.end_turn(key);
                 done(result);
             }
@@ -515,14 +520,14 @@ impl Engine {
         appender: &Appender,
         (mode, offset, size): (FallocateFlags, u64, u64),
     ) -> Result<(), Errno> {
+        self.settle_inode(appender.inode)?;
         let version = self.version_to_append(appender.inode, Some(appender.version()))?;
         let growth = version.growth().ok_or(Errno::IO)?;
+        // What it does to the content is no record.
+        version.forget_log();
+        self.store()?.settle_logs()?;
         let mut records = growth.records.lock();
         let (file, _) = self.ready(appender.inode, &version, &mut records)?;
-        // What it does to the content is no record.
-        if let Some(log) = records.log.take() {
-            log.remove();
-        }
         clear_privileges(&file, &appender.who.credentials)?;
         let allocate = || rustix::fs::fallocate(&file, mode, offset, size);
         let result = self.approved(&appender.who.credentials, allocate);

@@ -11,11 +11,12 @@ use super::direct::DirectFile;
 use super::io::Handle;
 use super::transaction::{Continuation, Detached, Inner, Phase, Transaction};
 use super::{Caller, Done, Engine, lookup};
-use crate::backing::Errno;
 use crate::backing::kept::Kind;
+use crate::backing::{Errno, unfinished};
 use crate::owner::{Exit, Search};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+use log::error;
 
 impl Engine {
     /// close(2) of one copy of a descriptor.
@@ -264,6 +265,15 @@ impl Engine {
             self.settle(&transaction);
         }
         self.retire_all();
+    }
+
+    /// The mount has ended: what is left to do for files that programs may use directly from now on.
+    pub fn settle_store(&self) {
+        let Ok(store) = self.store() else { return };
+        let settled = store.settle_logs().and(unfinished::settle_all(store));
+        if let Err(errno) = settled {
+            error!(".latchfs could not be cleared, which the next mount will do: {errno}");
+        }
     }
 
     /// fsync(2) of a handle: what has been written so far is committed (W6).

@@ -31,6 +31,8 @@ pub(super) struct Published {
     pub(super) late: bool,
     /// What a next commit is to find.
     pub(super) seen: Seen,
+    /// Why its inode could not be rewritten whole: that is to be done again.
+    pub(super) unfinished: Option<Errno>,
 }
 
 /// Why a commit failed.
@@ -261,6 +263,7 @@ impl Engine {
         let published = self.publish(&candidate, &mut loose);
         self.tell(loose);
         let published = published?;
+        self.forget_broken(transaction.inode);
         let won = {
             let mut inner = transaction.inner.lock();
             inner.expected = Some(published.seen);
@@ -294,6 +297,18 @@ impl Engine {
             _ => Ok(()),
         };
         self.tell_watchers(transaction.inode, before);
+        if let Some(errno) = published.unfinished {
+            error!(
+                "{}: the update by pid {} ({}) is durable, but could not be copied into the file, which \
+                 has to keep its inode ({errno}): the next open tries that again, and so does the next \
+                 mount",
+                self.path_of(transaction.inode),
+                transaction.writer.process,
+                transaction.writer.program
+            );
+            let published = Some(published.version);
+            return Err(Failed { errno, published });
+        }
         if let Err(errno) = durable {
             error!(
                 "{}: updated by pid {} ({}), but the directory could not be made durable ({errno}): \
@@ -453,6 +468,7 @@ impl Engine {
                 version,
                 late,
                 seen,
+                unfinished: None,
             });
         }
     }

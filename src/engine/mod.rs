@@ -125,6 +125,8 @@ pub(crate) struct State {
     telling: HashMap<Key, u32>,
     /// How many handles append to a file.
     appenders: HashMap<Key, usize>,
+    /// Versions that were appended to, and that the disk has lost something of.
+    broken: HashMap<Key, (NodeId, Arc<version::Version>)>,
     /// Transactions whose openers were sent elsewhere, to be given up.
     unclaimed: Vec<Arc<Transaction>>,
 }
@@ -142,8 +144,9 @@ pub(crate) struct State {
 /// 7. `Transaction::inner`
 ///
 /// `dirs`, `handles`, `locks`, `settings`, the locks of a `Version` and of a directory listing are leaves: nothing is
-/// locked while one of them is held. No lock but 1 to 5 is held across a system call on BACKING,
-/// and none but 3 across fsync, a read of `/proc` or an answer.
+/// locked while one of them is held; so are those of the store. No lock but 1 to 5 is held across a system call on BACKING,
+/// and none but 3 (and, in the store, that of who settles what a failure left) across fsync, a read of
+/// `/proc` or an answer.
 pub struct Engine {
     root: Dir,
     root_identity: Identity,
@@ -233,6 +236,7 @@ impl Engine {
             spent: HashMap::new(),
             telling: HashMap::new(),
             appenders: HashMap::new(),
+            broken: HashMap::new(),
             unclaimed: Vec::new(),
         };
         Ok(Arc::new(Self {

@@ -11,6 +11,7 @@ use super::version::Version;
 use super::waiting::Parked;
 use super::{Caller, Done, Engine, State};
 use crate::backing::shadow::Shadow;
+use crate::backing::store::Store;
 use crate::backing::{Dir, Errno, Identity, Stamp, Stat, identity, stamp};
 use crate::config::Readers;
 use crate::leases::{Acquire, Kind, OwnerId, Wanted};
@@ -166,7 +167,14 @@ impl Engine {
             unnamed,
             appends: false,
         };
-        self.grant(wish, done);
+        if !self.is_unsettled(inode) {
+            return self.grant(wish, done);
+        }
+        self.spawn(move |engine| match engine.settle_inode(inode) {
+            Err(errno) if engine.is_torn(inode) => done(Err(errno)),
+            // The inode is whole, only nothing may get into it: who wants to write there will hear.
+            _ => engine.grant(wish, done),
+        });
     }
 
     /// Decides about an open, and answers it unless it has to wait.
@@ -195,6 +203,14 @@ impl Engine {
             Decision::Join(transaction) => self.join(&transaction, &wish),
             Decision::Append(pin) => self.open_append(&wish, pin),
             Decision::AppendElsewhere => Err(self.send_to_append(&wish)),
+            Decision::Direct if wish.flags.changes() && self.was_appended(wish.inode) => {
+                // What is written now, no log knows of.
+                return self.spawn(move |engine| {
+                    let settled = engine.store().and_then(Store::settle_logs);
+                    let result = settled.and_then(|()| engine.open_direct(&wish));
+                    engine.answer(&wish, result, done);
+                });
+            }
             Decision::Direct => self.open_direct(&wish),
             Decision::Serve(pin) => self.serve_or_send(&wish, pin),
             Decision::Update => Err(self.send_to_current(&wish)),
@@ -515,6 +531,9 @@ impl Engine {
             if let Some((node, version)) = self.open_version(key) {
                 let stat = look(dir, name, identity)?;
                 return Ok((node, version, stamp(&stat)));
+            }
+            if self.is_torn(key) {
+                return Err(Errno::IO);
             }
             let file = dir.open_file(name, OFlags::RDONLY, identity);
             let file = file.map_err(gone)?;

@@ -1,10 +1,10 @@
 //! Records on their way into a file, what they make longer, and how that becomes durable.
 
-use super::Engine;
 use super::append::Appender;
 use super::io::{Handle, Placement, length};
 use super::tree::Key;
 use super::version::Version;
+use super::{Engine, State};
 use crate::backing::append_log::{self, AppendLog};
 use crate::backing::shadow::errno;
 use crate::backing::{Dir, Errno, dir, shadow};
@@ -52,7 +52,8 @@ pub(super) struct Records {
     pub(super) dirty: bool,
     /// The log is about to be begun anew.
     shortening: bool,
-    /// The disk has lost something (fsync(2) tells only once): the log stays for the next mount.
+    /// The disk has lost something (fsync(2) tells only once): the log stays for the next mount, and
+    /// nothing that comes later is called durable, since that mount will end the file before it.
     broken: bool,
     /// A change behind the mount has been logged.
     warned: bool,
@@ -121,6 +122,38 @@ impl Growth {
         }
         records.recently += bytes as u64;
         records.recently < INLINE
+    }
+}
+
+impl State {
+    /// Has a version that the disk has lost something of stay what the file is: whoever appends next goes
+    /// on with its log. A log of its own would be trusted, and go, while the other one stayed.
+    fn keep_broken(&mut self, key: Key, version: &Arc<Version>) {
+        let Some(current) = self.tree.inode(key).map(|inode| inode.current) else {
+            return;
+        };
+        let is_current = matches!(self.tree.alive(current).1, Some(v) if Arc::ptr_eq(&v, version));
+        if is_current && !self.broken.contains_key(&key) {
+            self.tree.pin(key, current);
+            self.broken.insert(key, (current, version.clone()));
+        }
+    }
+}
+
+impl Engine {
+    /// A commit has taken the place of a version that may have been kept so.
+    pub(super) fn forget_broken(&self, key: Key) {
+        let kept = {
+            let mut state = self.state.lock();
+            let kept = state.broken.remove(&key);
+            if let Some((node, _)) = &kept {
+                state.tree.unpin(key, *node);
+            }
+            kept
+        };
+        if let Some((_, version)) = kept {
+            version.forget_log();
+        }
     }
 }
 
@@ -288,6 +321,9 @@ impl Engine {
             let Some(file) = records.file.clone() else {
                 return Ok(());
             };
+            if records.broken {
+                return Err(Errno::IO);
+            }
             if !records.dirty && records.created_in.is_none() {
                 return Ok(());
             }
@@ -328,13 +364,14 @@ impl Engine {
     }
 
     /// Nobody appends to a version any more: it needs no log once it is durable.
-    pub(super) fn retire(&self, key: Key, version: &Version, durability: Durability) {
+    pub(super) fn retire(&self, key: Key, version: &Arc<Version>, durability: Durability) {
         let Some(growth) = version.growth() else {
             return;
         };
         if durability != Durability::None
             && let Err(errno) = self.sync_growth(growth, key, durability, false)
         {
+            self.state.lock().keep_broken(key, version);
             // The log stays, for the next mount.
             return error!(
                 "{}: what was appended could not be made durable: {errno}",
@@ -352,21 +389,21 @@ impl Engine {
         }
     }
 
-    /// A commit is about to take the place of what a log speaks of, perhaps in the same inode.
+    /// What a log speaks of is about to be overwritten in its inode, and its successor is durable:
+    /// the log goes for good.
     ///
     /// # Errors
     /// `EIO`.
-    pub(super) fn retire_for_good(&self, key: Key) -> Result<(), Errno> {
+    pub(super) fn end_log(&self, key: Key) -> Result<(), Errno> {
         let open = {
             let state = self.state.lock();
             let current = state.tree.inode(key).map(|inode| inode.current);
             current.and_then(|current| state.tree.alive(current).1)
         };
-        let Some(version) = open.filter(|open| open.growth().is_some()) else {
-            return Ok(());
-        };
-        self.retire(key, &version, Durability::Full);
-        self.store()?.append().sync()
+        if let Some(version) = open {
+            version.forget_log();
+        }
+        self.store()?.settle_logs()
     }
 
     /// The mount ends while files are open to be appended to.

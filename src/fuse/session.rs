@@ -144,6 +144,7 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
     } else if !forced && !engine.is_idle() {
         error!("bug: a lease or a waiter was left behind");
     }
+    engine.settle_store();
     engine.stop_watching();
     info!("{} is unmounted", config.mountpoint.display());
     Ok(())
