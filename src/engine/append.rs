@@ -188,20 +188,35 @@ impl Engine {
         key: Key,
         pinned: Option<Arc<Version>>,
     ) -> Result<Arc<Version>, Errno> {
-        let (old, watched) = {
+        loop {
+            if let Some(version) = self.try_version_to_append(key, pinned.clone())? {
+                return Ok(version);
+            }
+        }
+    }
+
+    /// The same; `None` if a commit or a reader was faster, and has it open as one that does not
+    /// grow.
+    fn try_version_to_append(
+        &self,
+        key: Key,
+        pinned: Option<Arc<Version>>,
+    ) -> Result<Option<Arc<Version>>, Errno> {
+        let (old, of, watched) = {
             let mut state = self.state.lock();
-            let current = state.tree.inode(key).ok_or(Errno::STALE)?.current;
+            let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
+            let (current, of) = (inode.current, inode.identity);
             match state.tree.alive(current).1 {
-                Some(open) if open.policy == Policy::Append => return Ok(open),
+                Some(open) if open.policy == Policy::Append => return Ok(Some(open)),
                 // It was renamed to be used directly: who has it open goes on as before.
                 Some(open) if open.policy == Policy::Direct => {
-                    return pinned.ok_or(Errno::BUSY);
+                    return pinned.map(Some).ok_or(Errno::BUSY);
                 }
                 Some(open) => {
                     state.tree.renew(key);
-                    (Some(open), Some(current))
+                    (Some(open), of, Some(current))
                 }
-                None => (None, None),
+                None => (None, of, None),
             }
         };
         if self.is_torn(key) {
@@ -216,17 +231,22 @@ impl Engine {
                 }
                 other => other,
             };
-            Ok(Arc::new(file?))
+            // While its name can't change: after a commit it would be another file.
+            let file = Arc::new(file?);
+            let growth = Growth::new(Some(file.clone()), None);
+            Ok((self.add_growing(key, growth, file)?, identity))
         });
-        let file = match (opened, pinned) {
-            (Ok(file), _) => file,
+        let (version, identity) = match (opened, pinned) {
+            (Ok((Some(version), identity)), _) => (version, identity),
+            (Ok((None, _)), _) => return Ok(None),
             (Err(Errno::STALE | Errno::NOENT), Some(pinned)) if pinned.growth().is_some() => {
-                return Ok(pinned);
+                return Ok(Some(pinned));
             }
             (Err(errno), _) => return Err(errno),
         };
-        let version = self.add_growing(key, Growth::new(Some(file.clone()), None), file)?;
-        if let (Some(old), Some(growth)) = (old, version.growth()) {
+        if let (Some(old), Some(growth)) = (old, version.growth())
+            && of == Some(identity)
+        {
             old.grows(growth);
         }
         if let (Some(before), Some(kernel)) = (watched, self.kernel.get()) {
@@ -234,25 +254,26 @@ impl Engine {
             kernel.drop_attributes(before);
             self.tell_watchers(key, watched);
         }
-        Ok(version)
+        Ok(Some(version))
     }
 
+    /// Makes `file` the version that is open; `None` if there is one that does not grow.
     fn add_growing(
         &self,
         key: Key,
         growth: Arc<Growth>,
         file: Arc<File>,
-    ) -> Result<Arc<Version>, Errno> {
+    ) -> Result<Option<Arc<Version>>, Errno> {
         let version = Version::growing(file, growth);
         let mut state = self.state.lock();
         let current = state.tree.inode(key).ok_or(Errno::STALE)?.current;
         match state.tree.alive(current).1 {
             // Somebody was faster; all must share one.
-            Some(open) if open.policy == Policy::Append => Ok(open),
-            Some(_) => Err(Errno::STALE),
+            Some(open) if open.policy == Policy::Append => Ok(Some(open)),
+            Some(_) => Ok(None),
             None => {
                 state.tree.opened(current, &version);
-                Ok(version)
+                Ok(Some(version))
             }
         }
     }
@@ -277,6 +298,7 @@ impl Engine {
         } = self.make_file(caller, (parent, dir), name, mode, access)?;
         let growth = Growth::new(Some(file.clone()), Some(dir.clone()));
         let version = self.add_growing(key, growth, file);
+        let version = version.and_then(|version| version.ok_or(Errno::STALE));
         let version = version.inspect_err(|_| self.forget(claim.node, 1))?;
         let opened = self.append_handle(key, flags, writer.clone(), version);
         match self.entry(claim, None) {

@@ -356,7 +356,7 @@ impl Engine {
         lock_timeout: Duration,
         done: &mut Option<Done<Opened>>,
     ) -> Decision {
-        let (caller, node, key) = (wish.caller, wish.node, wish.inode);
+        let (node, key) = (wish.node, wish.inode);
         let Some(inode) = state.tree.inode(key) else {
             return Decision::Fail(Errno::STALE);
         };
@@ -364,14 +364,15 @@ impl Engine {
         if inode.transaction.is_some() {
             return self.want(state, wish.clone(), Kind::Reader, lock_timeout, done);
         }
-        // A handle to append by belongs to the file, so any of its node ids will do.
-        if current != node && !wish.unnamed && !wish.spent {
-            state.redirect(caller, key, node, current, None, None);
-            return Decision::Fail(Errno::STALE);
+        // A handle to append by belongs to the file, so any of its node ids will do on which no other
+        // handle is in the way. Sent to one, it holds the version there open from now on, or a
+        // reader could be in the way by the time it arrives.
+        let can_be_sent = !wish.unnamed && !wish.spent;
+        if can_be_sent && (current != node || super::append::is_in_the_way(state, node)) {
+            return Decision::AppendElsewhere;
         }
         match super::append::is_in_the_way(state, node) {
             false => Decision::Append(pin),
-            true if current == node && !wish.unnamed && !wish.spent => Decision::AppendElsewhere,
             true if wish.unnamed => Decision::Fail(Errno::BUSY),
             true => Decision::Fail(Errno::INTR),
         }
