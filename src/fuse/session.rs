@@ -138,6 +138,9 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
     );
     ready();
     let forced = run(&config, &engine, &inbox);
+    if !forced {
+        engine.release_all();
+    }
     engine.end_all_lost();
     if !engine.drain(LAST_TASKS) {
         warn!("gave up waiting for the disk");
