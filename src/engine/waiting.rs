@@ -4,7 +4,8 @@
 //! A waiter leaves in one of four ways: its turn comes ([`Engine::wake`]), its time is up, a
 //! signal for it is pending, or its file loses its name. The kernel would tell of the signal by a
 //! FUSE_INTERRUPT request, but fuser answers that itself; so while anybody waits, the thread here
-//! asks `/proc` every [`LOOK`].
+//! asks `/proc` every [`LOOK`], or more seldom when so many wait that the asking itself takes long
+//! ([`Pace`]).
 
 use super::open::{Opened, Wish};
 use super::transaction::{Phase, Transaction};
@@ -21,6 +22,9 @@ use std::time::{Duration, Instant};
 
 /// How often waiters are asked for pending signals: W3 promises 100 ms.
 const LOOK: Duration = Duration::from_millis(40);
+/// After a look the thread rests at least so many times as long as that took: ten thousand waiters
+/// are not to take a processor from those they wait for.
+const REST: u32 = 4;
 /// How often the thread looks when nobody waits: for openers that were sent to look their name up
 /// again and died before they came back.
 const IDLE: Duration = Duration::from_secs(1);
@@ -86,6 +90,33 @@ pub(super) enum Answer {
     Serve,
     /// It is to be decided about once more.
     Again,
+}
+
+/// When `/proc` was asked last, and how long that took.
+struct Pace {
+    ended: Instant,
+    took: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self::after(Instant::now())
+    }
+}
+
+impl Pace {
+    fn after(began: Instant) -> Self {
+        let ended = Instant::now();
+        let took = ended - began;
+        Self { ended, took }
+    }
+
+    /// How long until it is asked again.
+    fn rest(&self, usual: Duration) -> Duration {
+        usual
+            .max(self.took * REST)
+            .saturating_sub(self.ended.elapsed())
+    }
 }
 
 impl Engine {
@@ -166,10 +197,11 @@ impl Engine {
     pub fn watch(self: &Arc<Self>) {
         let mut ebb = Ebb::default();
         let mut pruned = Instant::now();
+        let mut pace = Pace::default();
         loop {
-            let (expired, waiters, sent, unclaimed, known, dropped) = {
+            let (expired, look, unclaimed, known, dropped) = {
                 let mut state = self.state.lock();
-                let nap = self.nap(&state);
+                let nap = self.nap(&state, &pace);
                 self.watching.wait_for(&mut state, nap);
                 let tickets = state.leases.expire(self.now());
                 let expired: Vec<Parked> = tickets
@@ -177,19 +209,18 @@ impl Engine {
                     .filter_map(|ticket| state.parked.remove(ticket))
                     .collect();
                 state.forget_spent(COME_BACK);
-                let waiters: Vec<(Ticket, u32)> = state
-                    .parked
-                    .iter()
-                    .map(|(ticket, parked)| (*ticket, parked.tid()))
-                    .collect();
-                let sent: Vec<(u32, Instant)> = state
-                    .redirects
-                    .iter()
-                    .map(|(tid, redirect)| (*tid, redirect.since))
-                    .collect();
+                let look = pace.rest(self.usual(&state)).is_zero().then(|| {
+                    let parked = state.parked.iter();
+                    let waiters: Vec<(Ticket, u32)> =
+                        parked.map(|(ticket, p)| (*ticket, p.tid())).collect();
+                    let redirects = state.redirects.iter();
+                    let sent: Vec<(u32, Instant)> =
+                        redirects.map(|(tid, r)| (*tid, r.since)).collect();
+                    (waiters, sent)
+                });
                 let (known, dropped) = (state.tree.sizes().0, state.tree.dropped());
                 let unclaimed = std::mem::take(&mut state.unclaimed);
-                (expired, waiters, sent, unclaimed, known, dropped)
+                (expired, look, unclaimed, known, dropped)
             };
             if *self.watcher_stop.lock() {
                 return self.fail_waiters();
@@ -197,9 +228,13 @@ impl Engine {
             for parked in expired {
                 self.timed_out(parked);
             }
-            self.end_interrupted(&waiters);
-            self.look_after_locks();
-            self.end_lost(&sent);
+            if let Some((waiters, sent)) = look {
+                let began = Instant::now();
+                self.end_interrupted(&waiters);
+                self.look_after_locks();
+                self.end_lost(&sent);
+                pace = Pace::after(began);
+            }
             self.close_dropped_dirs();
             if pruned.elapsed() > PRUNE {
                 pruned = Instant::now();
@@ -217,14 +252,19 @@ impl Engine {
         }
     }
 
-    fn nap(&self, state: &State) -> Duration {
+    fn nap(&self, state: &State, pace: &Pace) -> Duration {
         let until_deadline = state
             .leases
             .next_deadline()
             .map(|deadline| deadline.saturating_sub(self.now()));
-        let waiting = !state.parked.is_empty() || self.locks.lock().is_waited_for();
-        let look = if waiting { LOOK } else { IDLE };
+        let look = pace.rest(self.usual(state));
         until_deadline.map_or(look, |d| d.min(look))
+    }
+
+    /// How often `/proc` is to be asked now.
+    fn usual(&self, state: &State) -> Duration {
+        let waiting = !state.parked.is_empty() || self.locks.lock().is_waited_for();
+        if waiting { LOOK } else { IDLE }
     }
 
     fn timed_out(self: &Arc<Self>, parked: Parked) {

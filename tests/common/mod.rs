@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod bare;
+pub mod daemon;
 pub mod failing;
 pub mod reliability;
 
