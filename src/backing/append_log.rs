@@ -10,6 +10,11 @@
 //! file systems that log their metadata (ext4, XFS, btrfs) make the name durable no later than the
 //! growth of the file.
 //!
+//! A log that was removed may be back after a power cut, since nothing waits for its removal, and knows less
+//! than those that came later. That does no harm as long as one of those is there. So while a removal may
+//! not have reached the disk, what is made durable next through a later log of the same file takes the
+//! directory with it ([`Removals`]): on btrfs, what happens to two files in one directory has no order.
+//!
 //! [`trim`] is what recovery does: the file loses what comes after its last whole record, and no
 //! more than was appended since the log began. That is kept aside: perhaps it was no torn record, but
 //! somebody has edited the file meanwhile.
@@ -18,6 +23,7 @@ use super::kept;
 use super::redo::{self, Birth, Place, Wanted};
 use super::store::{Store, open_own, since_epoch};
 use super::{Dir, Errno, Stat, shadow, shadow::errno};
+use removals::Removals;
 use rustix::fs::{Mode, OFlags, fdatasync, fsync};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -27,7 +33,6 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 const MAGIC: &[u8; 8] = b"latchap1";
@@ -87,8 +92,37 @@ pub struct AppendLog {
     file: Arc<File>,
     /// Where the next entry goes.
     at: u64,
-    /// To be set when its name is removed: see [`Store::settle_logs`].
-    removed: Arc<AtomicBool>,
+    ino: u64,
+    removals: Arc<Removals>,
+}
+
+/// What of a log is to be made durable.
+#[derive(Debug)]
+pub struct Content {
+    file: Arc<File>,
+    dir: Dir,
+    ino: u64,
+    removals: Arc<Removals>,
+}
+
+impl Content {
+    /// Makes the log durable, and its name if that is asked for, or if a log that was removed may come
+    /// back in its place.
+    ///
+    /// # Errors
+    /// `EIO`.
+    pub fn sync(&self, name_too: bool) -> Result<(), Errno> {
+        fdatasync(&*self.file)?;
+        match name_too || self.removals.concern(self.ino) {
+            true => self.removals.settle(|| self.dir.sync()),
+            false => Ok(()),
+        }
+    }
+
+    /// Is it of this log?
+    pub fn is_of(&self, log: &AppendLog) -> bool {
+        Arc::ptr_eq(&self.file, &log.file)
+    }
 }
 
 impl AppendLog {
@@ -128,7 +162,8 @@ impl AppendLog {
             dir,
             name,
             at: bytes.len() as u64,
-            removed: store.logs_removed().clone(),
+            ino: stat.st_ino,
+            removals: store.append_removals().clone(),
         };
         match log.file.write_all_at(&bytes, 0) {
             Ok(()) => Ok(log),
@@ -159,9 +194,14 @@ impl AppendLog {
         self.at
     }
 
-    /// Its file, to be made durable by [`sync`].
-    pub fn file(&self) -> (Arc<File>, Dir) {
-        (self.file.clone(), self.dir.clone())
+    /// What is to be made durable.
+    pub fn content(&self) -> Content {
+        Content {
+            file: self.file.clone(),
+            dir: self.dir.clone(),
+            ino: self.ino,
+            removals: self.removals.clone(),
+        }
     }
 
     /// A log that begins later: the file is durable up to `length`, which was its length when this
@@ -194,19 +234,7 @@ impl AppendLog {
     /// Removes it: the file is durable, or nobody is to look after it any more.
     pub fn remove(self) {
         let _ = self.dir.unlink(&self.name);
-        self.removed.store(true, Ordering::SeqCst);
-    }
-}
-
-/// Makes a log durable, and its name if that is asked for.
-///
-/// # Errors
-/// `EIO`.
-pub fn sync((file, dir): &(Arc<File>, Dir), name_too: bool) -> Result<(), Errno> {
-    fdatasync(&**file)?;
-    match name_too {
-        true => dir.sync(),
-        false => Ok(()),
+        self.removals.add(self.ino);
     }
 }
 
@@ -395,7 +423,7 @@ pub(super) fn trim(
             done.extend(trim_one(&place, inode.0, told, store)?);
         }
     }
-    if store.is_none() || names.is_empty() {
+    if store.is_none() {
         return Ok(());
     }
     for name in &names {
@@ -404,6 +432,7 @@ pub(super) fn trim(
             Err(errno) => return Err(errno),
         }
     }
+    // Also if there were none: of what an earlier daemon removed, nothing is to come back.
     logs.sync()
 }
 
@@ -566,5 +595,6 @@ fn boot_id() -> &'static str {
     })
 }
 
+pub(super) mod removals;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@
 //! .latchfs/kept/   versions that were written but could not become the file, see `kept`
 //! ```
 
+use super::append_log::removals::Removals;
 use super::kept::Keeper;
 use super::shadow::{Temporaries, errno};
 use super::unfinished::Unfinished;
@@ -21,7 +22,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The name of the directory, hidden at the root of the mount.
@@ -39,10 +40,9 @@ pub struct Store {
     tmp: Dir,
     redo: Dir,
     append: Dir,
+    append_removals: Arc<Removals>,
     keeper: Keeper,
     unfinished: Unfinished,
-    /// A log was removed from `append`, and may be back after a power cut.
-    logs_removed: Arc<AtomicBool>,
     /// Holds the lock for as long as the store lives.
     lock: File,
     /// Tells the names of this daemon's life from those of an earlier one.
@@ -95,7 +95,7 @@ impl Store {
             redo: sub(REDO)?,
             append: sub(APPEND)?,
             unfinished: Unfinished::default(),
-            logs_removed: Arc::default(),
+            append_removals: Arc::default(),
             lock,
             epoch: since_epoch().as_nanos(),
             next: AtomicU64::new(0),
@@ -141,27 +141,25 @@ impl Store {
         &self.append
     }
 
-    /// Set by who removes a log.
-    pub(super) fn logs_removed(&self) -> &Arc<AtomicBool> {
-        &self.logs_removed
+    /// What is owed to files whose inodes were to be rewritten.
+    pub fn unfinished(&self) -> &Unfinished {
+        &self.unfinished
     }
 
-    /// Makes sure that no log that was removed is back after a power cut: before something that it
-    /// does not know of gets into its file.
+    /// Which of them may come back after a power cut.
+    pub(super) fn append_removals(&self) -> &Arc<Removals> {
+        &self.append_removals
+    }
+
+    /// Makes sure that none of them does.
     ///
     /// # Errors
     /// `EIO`.
     pub fn settle_logs(&self) -> Result<(), Errno> {
-        if !self.logs_removed.swap(false, Ordering::SeqCst) {
-            return Ok(());
+        match self.append_removals.is_empty() {
+            true => Ok(()),
+            false => self.append_removals.settle(|| self.append.sync()),
         }
-        let synced = self.append.sync();
-        synced.inspect_err(|_| self.logs_removed.store(true, Ordering::SeqCst))
-    }
-
-    /// What is owed to files whose inodes were to be rewritten.
-    pub fn unfinished(&self) -> &Unfinished {
-        &self.unfinished
     }
 
     /// Keeps versions that can't become the file.

@@ -328,13 +328,14 @@ impl Engine {
                 return Ok(());
             }
             records.dirty = false;
-            let log = records.log.as_ref().map(|log| (log.file(), log.length()));
+            let log = records.log.as_ref();
+            let log = log.map(|log| (log.content(), log.length()));
             let created_in = records.created_in.take();
             let name_too = goes_on && !records.log_is_known;
             (file, log, name_too, created_in, records.end)
         };
         let synced = match &log {
-            Some((log, _)) => append_log::sync(log, name_too),
+            Some((log, _)) => log.sync(name_too),
             None => Ok(()),
         };
         let synced = synced.and_then(|()| rustix::fs::fsync(&file));
@@ -350,9 +351,9 @@ impl Engine {
             return Err(errno);
         }
         // If it is still the same: a change behind the mount begins a new one.
-        let still = |(log, from): &((Arc<File>, Dir), u64)| {
+        let still = |(log, from): &(append_log::Content, u64)| {
             let now = records.log.as_ref()?;
-            Arc::ptr_eq(&log.0, &now.file().0).then_some((*from, now.length() > LONG_LOG))
+            log.is_of(now).then_some((*from, now.length() > LONG_LOG))
         };
         if let Some((from, long)) = log.as_ref().and_then(still) {
             records.log_is_known |= name_too;
