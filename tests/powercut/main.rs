@@ -18,7 +18,12 @@
 //! LATCHFS_POWERCUT_FS          ext4,xfs,btrfs or fewer of them
 //! LATCHFS_POWERCUT_DURABILITY  full, rename or none; without it: full, and a few of the others on ext4
 //! LATCHFS_POWERCUT_SEED        a number, for the same random choices (default: another one each time)
+//! LATCHFS_POWERCUT_ONLY        FILE:CUT, as a failure tells them: this power cut of the recording that the
+//!                              failing run has left in target/tmp, and nothing else
 //! ```
+//!
+//! Programs that run at once never do the same twice; what the seed chooses is their data and where the power
+//! is cut, so a failure leaves its recording. `scripts/crashtest` runs all this with more power cuts.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -35,6 +40,7 @@ mod place;
 mod random;
 mod recording;
 mod run;
+mod saved;
 mod settings;
 
 use filesystem::Kind;
@@ -46,7 +52,7 @@ fn cut_power_on(kind: Kind, durability: Option<Durability>, part: usize) {
     let wanted = durability.is_none() || settings.durability.is_none();
     let durability = durability.or(settings.durability).unwrap_or_default();
     let states = settings.share(kind) / part;
-    if states == 0 || !wanted {
+    if states == 0 || !wanted || settings.only.is_some() {
         return;
     }
     let tally = run::run(&settings, kind, durability, states);
@@ -77,4 +83,13 @@ fn with_durability_rename_a_power_cut_brings_back_old_versions_but_tears_none() 
 #[test]
 fn with_durability_none_recovery_leaves_nothing_behind_after_a_power_cut() {
     cut_power_on(Kind::Ext4, Some(Durability::None), 16);
+}
+
+#[test]
+fn one_power_cut_of_a_recording_that_failed_can_be_repeated() {
+    if let Some((path, cut)) = Settings::read().only {
+        let found = run::again(&path, cut);
+        println!("{found:#?}");
+        assert!(found.wrong.is_empty(), "{}", found.wrong.join("\n"));
+    }
 }

@@ -10,9 +10,11 @@ use crate::log::{Entry, Overlay, apply, durable};
 use crate::place::Place;
 use crate::random::Random;
 use crate::recording::{Recording, record, word};
+use crate::saved;
 use crate::settings::Settings;
 use latchfs::config::Durability;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,6 +53,8 @@ pub struct Tally {
     pub lies_found: u64,
     pub recording: Duration,
     pub checking: Duration,
+    /// A recording in which something was wrong.
+    pub saved: Option<PathBuf>,
 }
 
 /// The controls that must break, and the one that must not.
@@ -83,12 +87,49 @@ pub fn run(settings: &Settings, kind: Kind, durability: Durability, states: usiz
             let began = Instant::now();
             cut_power(&checker, share, &mut random, &mut tally);
             tally.checking += began.elapsed();
+            if tally.violations > 0 && tally.saved.is_none() {
+                tally.saved = Some(keep(&recording, seed));
+            }
         };
         std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panic| {
             std::panic::resume_unwind(panic);
         });
     }
     tally
+}
+
+/// Leaves a recording for [`again`].
+fn keep(recording: &Recording, seed: u64) -> PathBuf {
+    let (kind, durability) = (recording.kind.name(), word(recording.durability));
+    let name = format!("powercut-{kind}-{durability}-{seed:x}");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    saved::save(recording, &path).expect("the recording");
+    path
+}
+
+/// Cuts the power once more at one place of a recording that was left.
+pub fn again(path: &Path, cut: Cut) -> Found {
+    let recording = saved::load(path).expect("a recording");
+    let place = Place::new();
+    place.restart();
+    let disk = Disk::new(&place.dir("disk"), recording.kind.size());
+    let checker = Checker {
+        place: &place,
+        disk: &disk,
+        recording: &recording,
+        history: &History::new(&recording.log, recording.durability),
+    };
+    let mut image = recording.base.clone();
+    let durable = cut.durable(&recording.log);
+    recording.log[..durable]
+        .iter()
+        .for_each(|entry| apply(&mut image, entry));
+    let depth = Depth {
+        command: true,
+        mount: true,
+        fsck: true,
+    };
+    look_twice(&checker, (&Arc::new(image), durable), cut, depth, true)
 }
 
 fn cut_power(checker: &Checker<'_>, states: usize, random: &mut Random, tally: &mut Tally) {
@@ -109,7 +150,7 @@ fn cut_power(checker: &Checker<'_>, states: usize, random: &mut Random, tally: &
                     .for_each(|entry| apply(image, entry));
                 done = durable;
             }
-            let every = |n: usize| number % n == n - 1 && !lies;
+            let every = |n: usize| !lies && number % n == n - 1;
             let depth = Depth {
                 command: every(COMMAND),
                 mount: every(MOUNT),
@@ -117,7 +158,8 @@ fn cut_power(checker: &Checker<'_>, states: usize, random: &mut Random, tally: &
             };
             tally.fscks += u64::from(depth.fsck);
             tally.mounts += u64::from(depth.mount);
-            let found = look_twice(checker, (&image, durable), cut, depth, every(TWICE), tally);
+            tally.twice += u64::from(every(TWICE));
+            let found = look_twice(checker, (&image, durable), cut, depth, every(TWICE));
             match lies {
                 true => {
                     tally.lying += 1;
@@ -137,7 +179,6 @@ fn look_twice(
     cut: Cut,
     depth: Depth,
     twice: bool,
-    tally: &mut Tally,
 ) -> Found {
     let log = &checker.recording.log;
     let mut random = Random::new(cut.seed);
@@ -159,7 +200,6 @@ fn look_twice(
     let sure = durable(&second, position, 0);
     second[..sure].iter().for_each(|entry| again.apply(entry));
     again.apply_some(&second[sure..position], &mut random);
-    tally.twice += 1;
     let later = checker.look_at(again, cut.position, Depth::default());
     let wrong = later.wrong.into_iter();
     found
@@ -238,7 +278,14 @@ impl Tally {
 
     /// Fails if latchfs did, or the tester can't.
     pub fn judge(&self) {
-        assert_eq!(self.violations, 0, "{}", self.told.join("\n"));
+        if let Some(saved) = &self.saved {
+            let told = self.told.join("\n");
+            let repeat = format!("scripts/crashtest --only {}:CUT", saved.display());
+            panic!(
+                "{} violations:\n{told}\nagain, for CUT of the first: {repeat}",
+                self.violations
+            );
+        }
         for name in BREAKING {
             assert!(self.torn[name] > 0, "the control {name} never broke");
         }

@@ -1,7 +1,10 @@
 //! What the environment asks for.
 
+use crate::cuts::Cut;
 use crate::filesystem::Kind;
+use clap::ValueEnum;
 use latchfs::config::Durability;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// See the top of `main.rs`.
@@ -11,6 +14,13 @@ pub struct Settings {
     pub kinds: Vec<Kind>,
     pub durability: Option<Durability>,
     pub seed: u64,
+    /// Nothing but this power cut of a recording.
+    pub only: Option<(PathBuf, Cut)>,
+}
+
+/// The durability that is called so.
+pub fn durability(word: &str) -> Option<Durability> {
+    Durability::from_str(word, false).ok()
 }
 
 impl Settings {
@@ -21,18 +31,19 @@ impl Settings {
             let kind = |name| Kind::parse(name).unwrap_or_else(|| panic!("no file system {name}"));
             list.split(',').map(kind).collect()
         });
-        let durability = variable("DURABILITY").map(|word| match &*word {
-            "full" => Durability::Full,
-            "rename" => Durability::Rename,
-            "none" => Durability::None,
-            other => panic!("no durability {other}"),
+        let level =
+            |word: String| durability(&word).unwrap_or_else(|| panic!("no durability {word}"));
+        let only = variable("ONLY").map(|only| {
+            let (file, cut) = only.rsplit_once(':').expect("FILE:CUT");
+            (PathBuf::from(file), cut.parse().expect("a power cut"))
         });
         let number = |name: &str| variable(name).map(|n| n.parse::<u64>().expect("a number"));
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             states: number("STATES").unwrap_or(1500) as usize,
             kinds: kinds.unwrap_or_else(|| Kind::ALL.to_vec()),
-            durability,
+            durability: variable("DURABILITY").map(level),
+            only,
             seed: number("SEED").unwrap_or_else(|| now.expect("a clock").as_millis() as u64),
         }
     }
