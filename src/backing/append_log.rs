@@ -11,9 +11,9 @@
 //! growth of the file.
 //!
 //! A log that was removed may be back after a power cut, since nothing waits for its removal, and knows less
-//! than those that came later. That does no harm as long as one of those is there. So while a removal may
-//! not have reached the disk, what is made durable next through a later log of the same file takes the
-//! directory with it ([`Removals`]): on btrfs, what happens to two files in one directory has no order.
+//! than those that came later, and nothing of a later rewrite of the inode ([`redo`]). So while a removal may
+//! not have reached the disk ([`Removals`]), whatever is made durable next of the same file waits for that:
+//! on btrfs, what happens to two files in one directory has no order.
 //!
 //! [`trim`] is what recovery does: the file loses what comes after its last whole record, and no
 //! more than was appended since the log began. That is kept aside: perhaps it was no torn record, but
@@ -423,17 +423,16 @@ pub(super) fn trim(
             done.extend(trim_one(&place, inode.0, told, store)?);
         }
     }
-    if store.is_none() {
+    let Some(store) = store.filter(|_| !names.is_empty()) else {
         return Ok(());
-    }
+    };
     for name in &names {
         match logs.unlink(name) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno),
         }
     }
-    // Also if there were none: of what an earlier daemon removed, nothing is to come back.
-    logs.sync()
+    store.append_removals().settle(|| logs.sync())
 }
 
 fn wanted(&(ino, born): &Inode) -> Wanted {

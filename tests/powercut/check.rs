@@ -90,9 +90,10 @@ impl Checker<'_> {
             let entries = fs::read_dir(backing.join(".latchfs").join(name));
             for entry in entries.into_iter().flatten().flatten() {
                 let left = entry.file_name();
-                found
-                    .wrong
-                    .push(format!("left over: .latchfs/{name}/{}", left.display()));
+                found.wrong.push(format!(
+                    "left over: .latchfs/{name}/{}",
+                    left.to_string_lossy()
+                ));
             }
         }
     }

@@ -5,10 +5,10 @@ use crate::sync::Mutex;
 use std::collections::HashMap;
 
 /// Which files have logs of which the removal may not have reached the disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Removals(Mutex<Removed>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Removed {
     /// How many there have been.
     count: u64,
@@ -16,6 +16,17 @@ struct Removed {
     last: HashMap<u64, u64>,
     /// Up to this one, they may be of any file.
     any: u64,
+}
+
+impl Default for Removals {
+    fn default() -> Self {
+        // Nothing is known of what an earlier daemon removed last.
+        Self(Mutex::new(Removed {
+            count: 1,
+            last: HashMap::new(),
+            any: 1,
+        }))
+    }
 }
 
 impl Removals {
@@ -64,6 +75,9 @@ impl Removals {
 #[test]
 fn a_removed_log_is_remembered_until_the_directory_is_durable() {
     let removals = Removals::default();
+    assert!(removals.concern(1));
+    assert_eq!(removals.settle(|| Ok(())), Ok(()));
+    assert!(!removals.concern(1));
     removals.add(1);
     assert!(removals.concern(1) && !removals.concern(2));
     assert_eq!(removals.settle(|| Err(Errno::IO)), Err(Errno::IO));
