@@ -5,6 +5,7 @@
 //! to keep its inode, see [`super::in_place`].
 
 use super::conflict::{Candidate, Conflict};
+use super::io::length;
 use super::names::Loose;
 use super::transaction::{Continuation, Phase, Postponed, Transaction};
 use super::tree::{Key, Name};
@@ -100,7 +101,8 @@ impl Engine {
             self.keep_aside(transaction, Kind::Refused, &reason);
             return self.end(transaction, Err(errno), None);
         }
-        match self.commit(transaction, &shadow) {
+        let mark = transaction.inner.lock().mark;
+        match self.commit(transaction, &shadow, mark) {
             Ok(version) => self.end(transaction, Ok(()), Some(version)),
             Err(Failed {
                 errno,
@@ -173,13 +175,16 @@ impl Engine {
 
     fn sync_transaction(self: &Arc<Self>, transaction: &Arc<Transaction>) -> Result<(), Errno> {
         let shadow = self.materialize(transaction)?;
-        {
-            // From here on the shadow is a version: the next write makes a new one.
+        let mark = {
+            // From here on the shadow is a version: the next write makes a new one, which begins with
+            // what is there of it now.
             let _writing = transaction.writing.write();
+            let length = length(shadow.file())?;
             let mut inner = transaction.inner.lock();
             inner.published = true;
             inner.dirty = false;
-        }
+            inner.mark.replace(length)
+        };
         if let Err(Refusal { errno, reason }) = self.validate(transaction, &shadow) {
             warn!(
                 "{}: not committed at an fsync by pid {} ({}): {reason}; the close decides",
@@ -188,10 +193,10 @@ impl Engine {
                 transaction.writer.program
             );
             // Not spoilt: what it lacks may still be written.
-            transaction.inner.lock().take_back();
+            transaction.inner.lock().take_back(mark);
             return Err(errno);
         }
-        let result = self.commit(transaction, &shadow);
+        let result = self.commit(transaction, &shadow, mark);
         let path = match result {
             Err(_) => self.path_written(transaction),
             Ok(_) => PathBuf::new(),
@@ -205,7 +210,7 @@ impl Engine {
             Err(Failed { errno, published }) => {
                 if published.is_none() {
                     // Its end may keep it aside.
-                    inner.take_back();
+                    inner.take_back(mark);
                 }
                 if inner.detached.is_some() {
                     return Ok(());
@@ -233,7 +238,7 @@ impl Engine {
         transaction.settings.treatment(&path)
     }
 
-    /// Makes the shadow the file.
+    /// Makes the shadow the file, with the records that were appended to that beyond `mark`.
     ///
     /// # Errors
     /// `ESTALE` if the name is no longer the file; what the disk says.
@@ -241,6 +246,7 @@ impl Engine {
         self: &Arc<Self>,
         transaction: &Arc<Transaction>,
         shadow: &Shadow,
+        mark: Option<u64>,
     ) -> Result<Arc<Version>, Failed> {
         self.take_over_attributes_early(transaction, shadow)?;
         let treatment = self.treatment_of_transaction(transaction);
@@ -260,15 +266,14 @@ impl Engine {
             treatment: &treatment,
         };
         let mut loose = Loose::default();
-        let published = self.publish(&candidate, &mut loose);
+        // From here on no record gets into the old version.
+        let turn = self.wait_for_turn(transaction.inode);
+        let published = self.publish_with_records(&candidate, mark, &mut loose);
+        drop(turn);
         self.tell(loose);
         let published = published?;
         self.forget_broken(transaction.inode);
-        let won = {
-            let mut inner = transaction.inner.lock();
-            inner.expected = Some(published.seen);
-            inner.conflict.take()
-        };
+        let won = transaction.inner.lock().conflict.take();
         if let Some(conflict) = won {
             self.count(&self.counters.conflicts);
             warn!(
@@ -380,7 +385,11 @@ impl Engine {
 
     /// Gives the shadow the file's name, in BACKING and in the table. `loose`: what others are to be
     /// told of that.
-    fn publish(&self, candidate: &Candidate, loose: &mut Loose) -> Result<Published, Errno> {
+    pub(super) fn publish(
+        &self,
+        candidate: &Candidate,
+        loose: &mut Loose,
+    ) -> Result<Published, Errno> {
         let &Candidate {
             transaction,
             shadow,

@@ -6,8 +6,8 @@
 //! - [`tree`]: inodes, names and node ids. [`version`], [`transaction`]: the two kinds of content.
 //! - [`open`]: who may open what now, who waits, who is sent to look again. [`redirect`]: those who
 //!   were sent, and how they are led. [`waiting`]: the waiters, and the thread that looks after them.
-//! - [`append`]: files that grow by [`records`]; [`turn`]: whose turn it is. [`direct`]: files
-//!   without versions. [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
+//! - [`append`]: files that grow by [`records`]; [`turn`]: whose turn it is; [`late`]: records that come
+//!   while a version is written. [`direct`]: files without versions. [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
 //! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not;
 //!   [`in_place`] where it has to keep its inode, [`conflict`] where that is not what it was;
 //!   [`validation`]: what it must be; [`aside`]: what becomes of it if it does not.
@@ -27,6 +27,7 @@ pub mod conflict;
 mod direct;
 mod in_place;
 pub mod io;
+mod late;
 pub mod locks;
 pub mod lookup;
 pub mod make;
@@ -123,6 +124,8 @@ pub(crate) struct State {
     spent: HashMap<u32, Spent>,
     /// Files of which an old version is about to be shown, and of how many.
     telling: HashMap<Key, u32>,
+    /// Files whose turn somebody has, and who comes next.
+    turns: HashMap<Key, turn::Queue>,
     /// How many handles append to a file.
     appenders: HashMap<Key, usize>,
     /// Versions that were appended to, and that the disk has lost something of.
@@ -134,6 +137,8 @@ pub(crate) struct State {
 /// The engine over one BACKING.
 ///
 /// # Lock order
+///
+/// A [`turn`] at a file comes before all of these but 3, and is held like 3. Then:
 ///
 /// 1. `Transaction::copying` (a pool thread copying a base into a shadow)
 /// 2. `Transaction::writing` (shared: bytes go into the shadow; exclusive: they stop)
@@ -235,6 +240,7 @@ impl Engine {
             redirects: HashMap::new(),
             spent: HashMap::new(),
             telling: HashMap::new(),
+            turns: HashMap::new(),
             appenders: HashMap::new(),
             broken: HashMap::new(),
             unclaimed: Vec::new(),
@@ -370,7 +376,8 @@ impl Engine {
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
         let waited_for = self.locks.lock().is_waited_for();
-        state.leases.is_idle() && state.parked.is_empty() && !waited_for
+        let idle = state.leases.is_idle() && state.turns.is_empty();
+        idle && state.parked.is_empty() && !waited_for
     }
 
     /// An open directory.

@@ -7,6 +7,7 @@ use super::make::NewMode;
 use super::redirect::Redirect;
 use super::transaction::{Phase, Transaction, Writer};
 use super::tree::{Inode, Key, NodeId};
+use super::turn::Turn;
 use super::version::Version;
 use super::waiting::Parked;
 use super::{Caller, Done, Engine, State};
@@ -190,19 +191,23 @@ impl Engine {
         }
         // Only a parked open has given its callback away.
         let Some(done) = done else { return };
+        let key = wish.inode;
         let result = match decision {
+            // Between two records, and not while a version takes the place of another.
+            Decision::Join(_) | Decision::Append(_) | Decision::AppendElsewhere => {
+                return match self.turn_at_once(key) {
+                    Some(turn) => self.carry_out(decision, wish, done, turn),
+                    None => self.take_turn(key, |engine, turn| {
+                        engine.carry_out(decision, wish, done, turn);
+                    }),
+                };
+            }
             Decision::Parked => return,
             Decision::AfterCommit(transaction) => {
                 let engine = self.clone();
                 return transaction.after_commit(move |_| engine.grant(wish, done));
             }
             Decision::Fail(errno) => Err(errno),
-            Decision::Join(transaction) if self.is_to_be_emptied(&wish) => {
-                return self.empty_and_append(transaction, wish, done);
-            }
-            Decision::Join(transaction) => self.join(&transaction, &wish),
-            Decision::Append(pin) => self.open_append(&wish, pin),
-            Decision::AppendElsewhere => Err(self.send_to_append(&wish)),
             Decision::Direct if wish.flags.changes() && self.was_appended(wish.inode) => {
                 // What is written now, no log knows of.
                 return self.spawn(move |engine| {
@@ -215,6 +220,22 @@ impl Engine {
             Decision::Serve(pin) => self.serve_or_send(&wish, pin),
             Decision::Update => Err(self.send_to_current(&wish)),
         };
+        self.answer(&wish, result, done);
+    }
+
+    /// Carries out a decision that takes a turn at the file.
+    fn carry_out(self: &Arc<Self>, decision: Decision, wish: Wish, done: Done<Opened>, turn: Turn) {
+        let result = match decision {
+            Decision::Join(transaction) if self.is_to_be_emptied(&wish) => {
+                let joined = self.join(&transaction, &wish);
+                drop(turn);
+                return self.empty_and_append(joined, transaction, wish, done);
+            }
+            Decision::Join(transaction) => self.join(&transaction, &wish),
+            Decision::Append(pin) => self.open_append(&wish, pin),
+            _ => Err(self.send_to_append(&wish)),
+        };
+        drop(turn);
         self.answer(&wish, result, done);
     }
 
@@ -346,8 +367,8 @@ impl Engine {
         Decision::Update
     }
 
-    /// Decides about an open to append. It needs no lease; but what is in flight would replace what
-    /// it opens now.
+    /// Decides about an open to append. It needs no lease, and waits only for a file that is not there
+    /// yet.
     fn decide_append(
         &self,
         state: &mut State,
@@ -361,7 +382,7 @@ impl Engine {
             return Decision::Fail(Errno::STALE);
         };
         let current = inode.current;
-        if inode.transaction.is_some() {
+        if inode.is_provisional() && inode.transaction.is_some() {
             return self.want(state, wish.clone(), Kind::Reader, lock_timeout, done);
         }
         // A handle to append by belongs to the file, so any of its node ids will do on which no other
@@ -387,11 +408,12 @@ impl Engine {
     /// Commits an empty version, and then opens the file to append to it.
     fn empty_and_append(
         self: &Arc<Self>,
+        joined: Result<Opened, Errno>,
         transaction: Arc<Transaction>,
         wish: Wish,
         done: Done<Opened>,
     ) {
-        let opened = match self.join(&transaction, &wish) {
+        let opened = match joined {
             Ok(opened) => opened,
             Err(errno) => return self.answer(&wish, Err(errno), done),
         };
@@ -435,7 +457,7 @@ impl Engine {
         match (state.leases.acquire(wanted), kind) {
             (Acquire::Queued(ticket), _) => {
                 if let Some(done) = done.take() {
-                    state.parked.insert(ticket, Parked::Open { wish, done });
+                    state.parked.insert(ticket, Parked { wish, done });
                     self.watching.notify_one();
                 }
                 Decision::Parked

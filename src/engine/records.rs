@@ -7,7 +7,7 @@ use super::version::Version;
 use super::{Engine, State};
 use crate::backing::append_log::{self, AppendLog};
 use crate::backing::shadow::errno;
-use crate::backing::{Dir, Errno, dir, shadow};
+use crate::backing::{Dir, Errno, Seen, Stat, dir, shadow};
 use crate::config::Durability;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
@@ -186,10 +186,10 @@ impl Engine {
             last.forget_log();
         }
         let mut records = growth.records.lock();
-        let (file, start) = self.ready(appender.inode, &version, &mut records)?;
+        let (file, stat) = self.ready(appender.inode, &version, &mut records)?;
+        let start = stat.st_size as u64;
         let credentials = &appender.who.credentials;
-        let mode = |file: &File| Ok::<_, Errno>(rustix::fs::fstat(file)?.st_mode);
-        let privileged = placement.drop_privileges && mode(&file)? & 0o6000 != 0;
+        let privileged = placement.drop_privileges && stat.st_mode & 0o6000 != 0;
         if placement.drop_privileges {
             shadow::drop_privileges(&file, credentials)?;
         }
@@ -213,6 +213,7 @@ impl Engine {
                 }
             })
         });
+        self.note_record(appender.inode, &version, Seen::of(&stat), &file);
         written?;
         records.end = Some(end);
         if let Some(log) = &mut records.log {
@@ -268,13 +269,13 @@ impl Engine {
         }
     }
 
-    /// The file to append to, and how long it is; with a log, if it is to have one.
+    /// The file to append to, and what it is like; with a log, if it is to have one.
     pub(super) fn ready(
         &self,
         key: Key,
         version: &Version,
         records: &mut Records,
-    ) -> Result<(Arc<File>, u64), Errno> {
+    ) -> Result<(Arc<File>, Stat), Errno> {
         let file = match &records.file {
             Some(file) => file.clone(),
             None => {
@@ -303,7 +304,7 @@ impl Engine {
             records.log_is_known = false;
         }
         records.end = Some(length);
-        Ok((file, length))
+        Ok((file, stat))
     }
 
     /// Makes what was appended to a version durable, and the log before it; its name, too, if it `goes_on`:

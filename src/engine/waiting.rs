@@ -9,8 +9,6 @@
 
 use super::open::{Opened, Wish};
 use super::transaction::{Phase, Transaction};
-use super::tree::Key;
-use super::turn::{Turn, Waits};
 use super::version::Version;
 use super::{Done, Engine, State};
 use crate::backing::Errno;
@@ -34,56 +32,22 @@ const COME_BACK: Duration = Duration::from_secs(5);
 /// How often kept versions that are too old are removed.
 const PRUNE: Duration = Duration::from_secs(60 * 60);
 
-/// A request that waits.
-pub(crate) enum Parked {
-    /// An open.
-    Open {
-        /// What it wants.
-        wish: Wish,
-        /// Where its answer goes.
-        done: Done<Opened>,
-    },
-    /// For a turn.
-    Turn(Waits),
-}
-
-impl Parked {
-    fn tid(&self) -> u32 {
-        match self {
-            Self::Open { wish, .. } => wish.caller.tid,
-            Self::Turn(waits) => waits.tid,
-        }
-    }
-
-    fn inode(&self) -> Key {
-        match self {
-            Self::Open { wish, .. } => wish.inode,
-            Self::Turn(waits) => waits.inode,
-        }
-    }
-
-    fn fail(self, engine: &Arc<Engine>, errno: Errno) {
-        match self {
-            Self::Open { done, .. } => done(Err(errno)),
-            Self::Turn(waits) => engine.spawn(move |engine| (waits.go)(engine, Err(errno))),
-        }
-    }
+/// An open that waits.
+pub(crate) struct Parked {
+    /// What it wants.
+    pub wish: Wish,
+    /// Where its answer goes.
+    pub done: Done<Opened>,
 }
 
 impl std::fmt::Debug for Parked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Open { wish, .. } => f.debug_tuple("Parked").field(wish).finish(),
-            Self::Turn(waits) => f.debug_tuple("Turn").field(&waits.inode).finish(),
-        }
+        f.debug_tuple("Parked").field(&self.wish).finish()
     }
 }
 
-/// A request that need not wait any more, to be answered once the state lock is given back.
-pub(super) enum Completion {
-    Open(Wish, Done<Opened>, Answer),
-    Turn(Waits, Turn),
-}
+/// An open that need not wait any more, to be answered once the state lock is given back.
+pub(super) struct Completion(Wish, Done<Opened>, Answer);
 
 pub(super) enum Answer {
     Fail(Errno),
@@ -134,15 +98,7 @@ impl Engine {
             let Some(parked) = state.parked.remove(&wake.ticket) else {
                 continue;
             };
-            let (wish, done) = match parked {
-                Parked::Open { wish, done } => (wish, done),
-                Parked::Turn(waits) => {
-                    // Of a file that has lost its name nobody has the lease.
-                    let turn = if gone { Turn::Again } else { Turn::Taken };
-                    completions.push(Completion::Turn(waits, turn));
-                    continue;
-                }
-            };
+            let Parked { wish, done } = parked;
             let current = state.tree.inode(wish.inode).map(|inode| inode.current);
             let answer = match (wake.kind, current) {
                 (_, None) => Answer::Fail(Errno::STALE),
@@ -165,7 +121,7 @@ impl Engine {
                     Answer::Fail(Errno::STALE)
                 }
             };
-            completions.push(Completion::Open(wish, done, answer));
+            completions.push(Completion(wish, done, answer));
         }
         completions
     }
@@ -173,14 +129,7 @@ impl Engine {
     /// Answers them.
     pub(super) fn complete(self: &Arc<Self>, completions: Vec<Completion>) {
         super::name_locks::assert_none_held();
-        for completion in completions {
-            let (wish, done, answer) = match completion {
-                Completion::Open(wish, done, answer) => (wish, done, answer),
-                Completion::Turn(waits, turn) => {
-                    self.spawn(move |engine| (waits.go)(engine, Ok(turn)));
-                    continue;
-                }
-            };
+        for Completion(wish, done, answer) in completions {
             let result = match answer {
                 Answer::Fail(errno) => Err(errno),
                 Answer::Serve => self.serve_or_send(&wish, None),
@@ -211,8 +160,9 @@ impl Engine {
                 state.forget_spent(COME_BACK);
                 let look = pace.rest(self.usual(&state)).is_zero().then(|| {
                     let parked = state.parked.iter();
-                    let waiters: Vec<(Ticket, u32)> =
-                        parked.map(|(ticket, p)| (*ticket, p.tid())).collect();
+                    let waiters: Vec<(Ticket, u32)> = parked
+                        .map(|(ticket, p)| (*ticket, p.wish.caller.tid))
+                        .collect();
                     let redirects = state.redirects.iter();
                     let sent: Vec<(u32, Instant)> =
                         redirects.map(|(tid, r)| (*tid, r.since)).collect();
@@ -268,34 +218,31 @@ impl Engine {
     }
 
     fn timed_out(self: &Arc<Self>, parked: Parked) {
+        let Parked { wish, done } = parked;
         let (holder, path, treatment) = {
             let state = self.state.lock();
-            let inode = state.tree.inode(parked.inode());
+            let inode = state.tree.inode(wish.inode);
             (
                 inode.and_then(|i| i.transaction.clone()),
-                state.tree.path(parked.inode()),
-                self.treatment_of(&state, parked.inode()),
+                state.tree.path(wish.inode),
+                self.treatment_of(&state, wish.inode),
             )
         };
         let waited = treatment.map_or(self.settings().defaults.lock_timeout, |t| t.lock_timeout);
-        let tid = parked.tid();
-        let what = match &parked {
-            Parked::Open { .. } => "open",
-            Parked::Turn(_) => "write",
-        };
+        let tid = wish.caller.tid;
         let thread = self.processes.thread(tid);
         let holder = holder.map_or(String::from("nobody any more"), |t| {
             format!("pid {} ({})", t.writer.process, t.writer.program)
         });
         warn!(
-            "{}: {what} by pid {} ({}) timed out after {:?}: {} is writing it",
+            "{}: open by pid {} ({}) timed out after {:?}: {} is writing it",
             super::lookup::show(path),
             thread.as_ref().map_or(tid, |t| t.process),
             thread.as_ref().map_or("?", |t| &t.name),
             waited,
             holder
         );
-        parked.fail(self, Errno::TIMEDOUT);
+        done(Err(Errno::TIMEDOUT));
     }
 
     /// Ends the waits of those for whom a signal is pending.
@@ -320,7 +267,7 @@ impl Engine {
                 state.parked.remove(ticket)
             };
             if let Some(parked) = parked {
-                parked.fail(self, Errno::INTR);
+                (parked.done)(Err(Errno::INTR));
             }
         }
     }
@@ -395,7 +342,7 @@ impl Engine {
                 .collect()
         };
         for parked in parked {
-            parked.fail(self, Errno::NOTCONN);
+            (parked.done)(Err(Errno::NOTCONN));
         }
     }
 }

@@ -59,7 +59,10 @@ impl Removals {
     ///
     /// # Errors
     /// Those of `sync`.
-    pub(in crate::backing) fn settle(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+    pub(in crate::backing) fn settle(
+        &self,
+        sync: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
         let so_far = self.0.lock().count;
         sync()?;
         let removed = &mut *self.0.lock();
