@@ -33,7 +33,10 @@ crate::sync::thread_local! {
 /// Panics, in a debug build, if this thread holds names: before what takes them, or answers.
 pub(super) fn assert_none_held() {
     #[cfg(debug_assertions)]
-    assert!(!HOLDS.with(Cell::get), "names are locked by this very thread");
+    assert!(
+        !HOLDS.with(Cell::get),
+        "names are locked by this very thread"
+    );
 }
 
 fn note(_holds: bool) {

@@ -120,7 +120,9 @@ impl Scene {
         let began = self.note(Notes::now);
         let mut waits = None;
         let mut attempt = || {
-            let entry = self.engine.lookup(caller(tid), ROOT_NODE, OsStr::new(name))?;
+            let entry = self
+                .engine
+                .lookup(caller(tid), ROOT_NODE, OsStr::new(name))?;
             let (done, answer) = answer();
             let flags = OpenFlags::from_bits(bits);
             self.engine.open(caller(tid), entry.node, flags, done);
@@ -212,8 +214,11 @@ impl Scene {
         result
     }
 
-    /// close(2) of one that reads.
-    pub fn release(&self, _tid: u32, file: File) {
+    /// close(2) of one that reads, or the end of a mapping of one that writes.
+    pub fn release(&self, tid: u32, file: File) {
+        if file.writes {
+            self.script.0.lock().hold(tid, file.inode, false);
+        }
         self.engine.release(file.opened.handle);
     }
 
