@@ -64,12 +64,11 @@ def settle(directory, version):
         note("end", name, version, 0, "commit")
 
 
-def replace(name="replace", pause=0):
+def replace():
     for v in range(1, rounds + 1):
-        note("begin", name, v, 0)
-        write(name, document(name, v))
-        note("end", name, v, 0, "commit")
-        time.sleep(pause)
+        note("begin", "replace", v, 0)
+        write("replace", document("replace", v))
+        note("end", "replace", v, 0, "commit")
 
 
 def update():
@@ -248,7 +247,14 @@ def shell():
 PAUSE = 0.003
 
 def plain():
-    replace("bare/plain", PAUSE)
+    for v in range(1, rounds + 1):
+        note("begin", "bare/plain", v, 0)
+        with open("bare/plain", "wb") as file:
+            # It takes its time to say what.
+            time.sleep(PAUSE)
+            file.write(document("bare/plain", v))
+        note("end", "bare/plain", v, 0, "commit")
+        time.sleep(PAUSE)
 
 
 def unsynced():
