@@ -530,6 +530,9 @@ impl Engine {
         if name == crate::in_flight::ATTRIBUTE {
             return self.in_flight_of(node);
         }
+        if name == crate::in_flight::ALIVE {
+            return self.alive();
+        }
         match self.with_descriptor(node, |fd| dir::xattr(fd, name)) {
             Err(Errno::OPNOTSUPP) if self.acls && is_acl(name) => Err(Errno::NODATA),
             other => other,
