@@ -28,6 +28,9 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 /// Starts every line that the daemon means for the first process. Any other is stray output.
 const MARK: &str = "latchfs-daemon:";
 
+/// By this variable fuser is told what to mount with.
+const FUSERMOUNT: &str = "FUSERMOUNT_PATH";
+
 /// What a daemon says when the directory beneath a dead mount can be seen from here on.
 const UNCOVERED: &str = "uncovered";
 
@@ -113,6 +116,10 @@ impl Started {
             .stdin(Stdio::null())
             .stdout(input)
             .stderr(stderr);
+        if plan.config.replaces.is_some() && std::env::var_os(FUSERMOUNT).is_none() {
+            // Else fuser tries which one there is, while the directory beneath can be seen.
+            command.env(FUSERMOUNT, "fusermount3");
+        }
         let child = command.spawn()?;
         let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         // The command, and with it our own writing end of the pipe, ends here.

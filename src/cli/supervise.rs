@@ -40,6 +40,10 @@ pub(super) const DEFAULT_WATCHDOG: Duration = Duration::from_secs(30);
 /// The default of `--restart-pause`.
 pub(super) const DEFAULT_RESTART_PAUSE: Duration = Duration::from_secs(30);
 
+/// A daemon that waits for a disk may do so for this many times as long: another one would wait for the
+/// same disk, and what is in flight would be lost for nothing.
+const PATIENCE: u32 = 10;
+
 /// What a killed daemon gets to be gone. Beyond that, a thread of it is in the kernel's hands, and its
 /// connection is ended from outside.
 const GONE: Duration = Duration::from_secs(5);
@@ -164,6 +168,7 @@ impl Supervisor {
         let mut watchdog: Option<Watchdog> = None;
         let mut since: Option<Instant> = None;
         let mut last = Instant::now();
+        let mut told = false;
         loop {
             let fds = [
                 daemon.output(),
@@ -211,9 +216,13 @@ impl Supervisor {
             let elapsed = last.elapsed();
             last = Instant::now();
             if let (Some(dog), Some(mount)) = (&mut watchdog, &self.mount) {
-                if dog.look(elapsed, probed, mount) {
-                    watchdog = None;
-                    self.put_down(&daemon, mount)?;
+                match dog.look(elapsed, probed, mount) {
+                    None => told = false,
+                    Some(silent) if self.is_to_wait(&daemon, silent, &mut told) => {}
+                    Some(_) => {
+                        self.put_down(&daemon, mount)?;
+                        watchdog = None;
+                    }
                 }
             }
         }
@@ -238,6 +247,23 @@ impl Supervisor {
             }
         }
         self.was_ready = true;
+    }
+
+    /// The daemon is silent for so long. Is it to be waited for all the same, since it waits for the
+    /// disk? `told`: the log has it.
+    fn is_to_wait(&self, daemon: &Started, silent: Duration, told: &mut bool) -> bool {
+        let limit = self.watchdog.unwrap_or_default();
+        if silent >= PATIENCE * limit || !inspect::waits_for_disk(daemon.pid()) {
+            return false;
+        }
+        if !std::mem::replace(told, true) {
+            log::error!(
+                "the daemon of {}, process {}, has not answered for {limit:?}: it waits for the disk",
+                describe(&self.plan.config),
+                daemon.pid(),
+            );
+        }
+        true
     }
 
     /// Ends a daemon that does not answer.

@@ -13,16 +13,23 @@ use super::session::options;
 use crate::backing::{Errno, proc_path};
 use crate::config::MountConfig;
 use fuser::MountOption;
-use log::warn;
+use log::{debug, warn};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
 };
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+/// When the directory beneath is looked at once more.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// A mount that is nowhere to be seen yet.
 pub(super) struct Unplaced(OwnedFd);
@@ -144,6 +151,53 @@ pub fn take_away(point: &Path, id: u64) -> Result<(), Errno> {
             Errno::PERM
         }),
         other => other,
+    }
+}
+
+/// The directory that a mountpoint is, as long as nothing is mounted there.
+pub(super) struct Uncovered {
+    directory: std::fs::File,
+    since: SystemTime,
+}
+
+impl Uncovered {
+    /// To be called right after it was uncovered, at `since`.
+    pub(super) fn new(point: &Path, since: SystemTime) -> io::Result<Self> {
+        let directory = std::fs::File::open(point)?;
+        Ok(Self { directory, since })
+    }
+
+    /// It is covered again: what was made in it meanwhile is told, since nobody would find it. Once
+    /// more a little later: who was on the way into it makes its file there all the same.
+    pub(super) fn covered(self, point: &Path) -> io::Result<()> {
+        let mut told = HashSet::new();
+        self.tell(point, &mut told);
+        let point = point.to_owned();
+        let builder = thread::Builder::new().name(String::from("beneath"));
+        let later = builder.spawn(move || {
+            thread::sleep(SECOND_LOOK);
+            self.tell(&point, &mut told);
+            debug!("{}: no more was made beneath", point.display());
+        });
+        later.map(drop)
+    }
+
+    fn tell(&self, point: &Path, told: &mut HashSet<OsString>) {
+        // The times of files come from a clock that only ticks.
+        let since = self.since.checked_sub(Duration::from_millis(20));
+        let Ok(entries) = std::fs::read_dir(proc_path(self.directory.as_fd())) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let made = entry.metadata().and_then(|found| found.created());
+            if made.is_ok_and(|made| Some(made) >= since) && told.insert(entry.file_name()) {
+                warn!(
+                    "{}: {} was made in the directory beneath, while the mount was away",
+                    point.display(),
+                    entry.file_name().to_string_lossy()
+                );
+            }
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How many threads read requests. One has no cross-core wake-ups; the second keeps the mount
 /// answering while the first is at a system call that takes long after all.
@@ -182,6 +182,7 @@ fn mount(
     tell: &impl Fn(News),
 ) -> Result<(Session<Adapter>, Option<Unplaced>), ServeError> {
     let failed = |e| cannot_mount(config, e);
+    let mut uncovered = None;
     if let Some(dead) = config.replaces {
         let mode = root.stat().map_err(|e| failed(e.into()))?.st_mode;
         match replace::make(config, mode) {
@@ -195,13 +196,19 @@ fn mount(
                 // What somebody else has taken away is not wanted back.
                 replace::pin(&config.mountpoint, dead).map_err(|e| failed(e.into()))?;
                 tell(News::Uncovered);
+                let since = SystemTime::now();
                 replace::take_away(&config.mountpoint, dead).map_err(|e| failed(e.into()))?;
+                uncovered = replace::Uncovered::new(&config.mountpoint, since).ok();
             }
             Err(e) => return Err(failed(e.into())),
         }
     }
-    let session = Session::new(adapter, &config.mountpoint, &options(config));
-    Ok((session.map_err(failed)?, None))
+    let session = Session::new(adapter, &config.mountpoint, &options(config)).map_err(failed)?;
+    // In place, it is BACKING, of which the mount shows all.
+    if let Some(directory) = uncovered.filter(|_| config.mountpoint != config.backing) {
+        directory.covered(&config.mountpoint).map_err(failed)?;
+    }
+    Ok((session, None))
 }
 
 fn cannot_mount(config: &MountConfig, error: impl Into<std::io::Error>) -> ServeError {

@@ -7,6 +7,7 @@ pub mod bare;
 pub mod daemon;
 pub mod failing;
 pub mod reliability;
+pub mod supervised;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -351,6 +352,10 @@ impl Drop for Mount {
                 .ok()
                 .and_then(|pid| pid.lines().next()?.parse::<u32>().ok());
             if failing {
+                // First, or it would start another daemon.
+                if let Some(supervisor) = daemon.and_then(supervised::supervisor_of) {
+                    kill(supervisor, "KILL");
+                }
                 abort(&self.point);
                 detach(&self.point);
             } else {
@@ -424,6 +429,11 @@ impl Running {
     /// Has it printed nothing more? (Asked only where it can't have by then.)
     pub fn is_silent(&self) -> bool {
         self.lines.try_recv().is_err()
+    }
+
+    /// A line of its output that is there already, or that it says before its end, if that has come.
+    pub fn heard(&self) -> Option<String> {
+        self.lines.recv_timeout(DEADLINE).ok()
     }
 
     /// Sends it a line.
@@ -598,7 +608,7 @@ fn device_of(point: &Path) -> Option<String> {
 }
 
 /// Ends a FUSE connection from outside, whatever its daemon does.
-fn abort(point: &Path) {
+pub fn abort(point: &Path) {
     let Some(device) = device_of(point) else {
         return;
     };

@@ -104,6 +104,18 @@ fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
+/// Does a thread of the process wait for a disk, as far as the kernel tells?
+pub(super) fn waits_for_disk(pid: u32) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    tasks.flatten().any(|task| {
+        // This file can be read whatever the process is at.
+        let status = fs::read_to_string(task.path().join("status"));
+        status.is_ok_and(|status| status.contains("\nState:\tD"))
+    })
+}
+
 /// Logs what every thread of a process is at, as far as it can be found out in time.
 pub(super) fn log_stacks(pid: u32) {
     if let Err(error) = try_log_stacks(pid) {

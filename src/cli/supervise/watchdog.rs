@@ -68,9 +68,14 @@ impl Watchdog {
         (self.limit / 20).min(STEP)
     }
 
-    /// So much time has gone by, and the probe may have said something. True if the mount has been
-    /// silent for too long.
-    pub(super) fn look(&mut self, elapsed: Duration, heard: bool, mount: &Mount) -> bool {
+    /// So much time has gone by, and the probe may have said something. If the mount has been silent
+    /// for too long: for how long by now.
+    pub(super) fn look(
+        &mut self,
+        elapsed: Duration,
+        heard: bool,
+        mount: &Mount,
+    ) -> Option<Duration> {
         self.strays
             .retain_mut(|child| matches!(child.try_wait(), Ok(None)));
         let step = self.step();
@@ -88,20 +93,27 @@ impl Watchdog {
                 } else if left.is_zero() {
                     self.rest();
                 }
-                false
+                None
             }
             State::Asking(probe, waited) => {
                 if heard && !probe.hear() {
+                    log::debug!("{} answers", mount.point.display());
+                    // It has closed its end, so it is as good as gone.
+                    let _ = probe.child.wait();
                     self.rest();
-                    return false;
+                    return None;
                 }
                 *waited += elapsed.min(2 * step);
-                let silent = *waited >= self.limit;
-                let reached = probe.reached;
-                if silent {
-                    self.rest();
+                let (silent, reached) = (*waited, probe.reached);
+                if silent < self.limit {
+                    return None;
                 }
-                silent && reached
+                if !reached {
+                    log::debug!("no way to {}", mount.point.display());
+                    self.rest();
+                    return None;
+                }
+                Some(silent)
             }
         }
     }
@@ -191,20 +203,23 @@ mod tests {
     }
 
     fn looks_until_silent(dog: &mut Watchdog, elapsed: Duration, most: u32) -> Option<u32> {
-        (1..=most).find(|_| dog.look(elapsed, false, &mount()))
+        (1..=most).find(|_| dog.look(elapsed, false, &mount()).is_some())
     }
 
     #[test]
     fn no_answer_for_the_whole_time_is_an_alarm() {
         let mut dog = asking(true);
         assert_eq!(looks_until_silent(&mut dog, STEP, 100), Some(30));
+        // And stays one, if nothing is done.
+        assert_eq!(dog.look(STEP, false, &mount()), Some(LIMIT + STEP));
     }
 
     #[test]
     fn time_in_which_nobody_ran_does_not_count() {
         let mut dog = asking(true);
         // As after a suspend of a day.
-        assert!(!dog.look(Duration::from_secs(86_400), false, &mount()));
+        let day = Duration::from_secs(86_400);
+        assert_eq!(dog.look(day, false, &mount()), None);
         assert_eq!(looks_until_silent(&mut dog, STEP, 100), Some(28));
     }
 
@@ -223,7 +238,7 @@ mod tests {
         };
         probe.child.kill().unwrap();
         probe.child.wait().unwrap();
-        assert!(!dog.look(STEP, true, &mount()));
+        assert_eq!(dog.look(STEP, true, &mount()), None);
         assert_eq!(dog.due(), LIMIT / PROBES);
     }
 }
