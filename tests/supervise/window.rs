@@ -42,11 +42,8 @@ fn past(mount: &Mount, kills: usize, settled: impl Fn(usize) -> bool) -> Vec<Str
     let mut past = Vec::new();
     for kill in 1..=kills {
         for creator in &creators {
-            loop {
-                match creator.hear().split_once(' ') {
-                    Some(("past", name)) => past.push(name.to_owned()),
-                    _ => break,
-                }
+            while let Some(("past", name)) = creator.hear().split_once(' ') {
+                past.push(name.to_owned());
             }
         }
         mount.kill_daemon();
