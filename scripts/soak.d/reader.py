@@ -80,8 +80,9 @@ class Reader(Program):
 
             def __contains__(self, number):
                 if number == errno.EAGAIN:
-                    # There is no version yet: it was removed, and is being created.
-                    return reader.what == "nonblock" and (file.gone or file.fickle)
+                    # R1: it would have to wait for the first version of a file that was removed, or for
+                    # the rewriting of one that has two names.
+                    return reader.what == "nonblock" and (file.gone or file.fickle or file.linked)
                 if number != errno.ENOENT:
                     return False
                 now = [part[board.ABSENT] for part in parts]
