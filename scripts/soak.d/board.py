@@ -64,9 +64,10 @@ class Violations:
         self.path = path
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
-    def note(self, kind, who, detail):
+    def note(self, kind, who, detail, moment="at work"):
         """One line, by one write."""
-        line = {"when": time.strftime("%H:%M:%S"), "kind": kind, "who": who, "detail": str(detail)[:500]}
+        line = {
+            "when": time.strftime("%H:%M:%S"), "kind": kind, "who": who, "moment": moment, "detail": str(detail)[:500]}
         os.write(self.fd, (json.dumps(line) + "\n").encode())
 
     def read(self):

@@ -47,6 +47,9 @@ class Reader(Program):
         slots = cast.writers_of(self.roles, file.name)
         parts = [self.board.programs[slot] for slot in slots]
         floor = max(self.board.acknowledged(slots), self.seen.get(file.name, 0))
+        if file.fickle:
+            # An older one may be put back.
+            floor = 0
         absent = [part[board.ABSENT] for part in parts]
         name = cast.second_name(file) if file.linked and self.random.random() < 0.5 else file.name
         read = getattr(self, f"by_{self.what}")

@@ -128,37 +128,48 @@ def judge(rows):
 
 
 PLOT = """
-set terminal pngcairo size 1200,1100 font ",10"
+set terminal pngcairo size 1300,1200 font ",10"
 set output output
-set datafile separator ","
 set multiplot layout 4,1 title title
 set xrange [0:*]
 set yrange [0:*]
 set grid
 set key outside right top
 set lmargin 9
-set rmargin 24
-at(name, column) = (strcol(2) eq name) ? column : NaN
-event(name, what) = (strcol(2) eq name && strcol(4) eq what) ? $1 : NaN
+set rmargin 30
 set ylabel "memory, MiB"
-plot for [name in names] data every ::1 using 1:(at(name, $6 / 1024.0)) with points pt 7 ps 0.3 title name
+plot $shaken using 1:($2 / 1024.0) with lines lw 2 title "shaken", \\
+     $steady using 1:($2 / 1024.0) with lines lw 2 title "steady"
 set ylabel "descriptors"
-plot for [name in names] data every ::1 using 1:(at(name, $7)) with points pt 7 ps 0.3 title name, \\
-     for [name in names] data every ::1 using 1:(at(name, $9)) with dots title name." handles of programs"
+plot $shaken using 1:3 with lines title "shaken", $steady using 1:3 with lines title "steady", \\
+     $shaken using 1:5 with lines title "of programs, shaken", $steady using 1:5 with lines title "of programs, steady"
 set ylabel "threads"
-plot for [name in names] data every ::1 using 1:(at(name, $8)) with points pt 7 ps 0.3 title name
+plot $shaken using 1:4 with lines title "shaken", $steady using 1:4 with lines title "steady"
 set xlabel "seconds"
 set ylabel "each second"
-plot for [name in names] data every ::1 using 1:(at(name, $10)) with dots title name." reads", \\
-     for [name in names] data every ::1 using 1:(at(name, $11)) with dots title name." commits", \\
-     data every ::1 using (event("shaken", "crash")):(0) with impulses notitle, \\
-     data every ::1 using (event("shaken", "crash")):(10) with points pt 9 ps 1 lc "red" title "daemon killed", \\
-     data every ::1 using (event("shaken", "remount")):(10) with points pt 5 ps 0.8 lc "black" title "unmounted"
+plot $shaken using 1:6 with lines title "reads, shaken", $steady using 1:6 with lines title "reads, steady", \\
+     $shaken using 1:7 with lines title "commits, shaken", $steady using 1:7 with lines title "commits, steady", \\
+     $crash using 1:2 with points pt 9 lc "red" title "daemon killed", \\
+     $remount using 1:2 with points pt 5 lc "black" title "unmounted"
 """
+PLOTTED = ("seconds", "rss_kib", "descriptors", "threads", "handles", "reads", "commits")
 
 
-def plot(path, image, names, title):
+def plot(path, image, title):
     """The PNG of a CSV file."""
-    settings = {"data": path, "output": image, "names": " ".join(names), "title": title}
-    head = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
-    subprocess.run(["gnuplot"], input=head + PLOT, text=True, check=True, timeout=120)
+    blocks = {"shaken": [], "steady": [], "crash": ["-1 0"], "remount": ["-1 0"]}
+    lives = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            block = blocks[row["mount"]]
+            if lives.setdefault(row["mount"], row["life"]) != row["life"]:
+                # An empty line: each daemon has a line of its own.
+                block.append("")
+                lives[row["mount"]] = row["life"]
+            block.append(" ".join(row[column] or "NaN" for column in PLOTTED))
+            if row["event"] in ("crash", "remount"):
+                blocks[row["event"]].append(f"{row['seconds']} 0")
+    script = f"output = '{image}'\ntitle = '{title}'\n"
+    for name, lines in blocks.items():
+        script += f"${name} << END\n" + "".join(line + "\n" for line in lines) + "END\n"
+    subprocess.run(["gnuplot"], input=script + PLOT, text=True, check=True, timeout=120)

@@ -152,30 +152,34 @@ def counts(table_of):
     return ", ".join(f"{count:,} {name}" for name, count in sorted(table_of.items())) or "0"
 
 
-def report(stages, rows, unsteady, kinds, command):
+def cause(line):
+    """The row that a violation belongs to."""
+    if line["moment"] in ("daemon killed", "unmounted"):
+        return line["moment"]
+    if line["kind"] not in ("torn", "old", "leaked", "lost", "left"):
+        return "call"
+    return "read" if line["who"].startswith("reader") else "writer killed"
+
+
+def report(stages, rows, unsteady, found, command):
     """The rows of the table of reliability, as tests/common/reliability.rs prints them."""
+    causes = collections.Counter(cause(line) for line in found)
+
     def total(value):
         return sum(value(stage) for stage in stages)
 
-    found = collections.Counter()
-    for stage in stages:
-        found.update(stage.found)
-    in_kills = kinds["leaked"] + sum(
-        count for moment, count in found.items() if moment not in ("daemon killed", "unmounted"))
-    reads = total(lambda s: s.total(board.TORN) + s.total(board.OLD) + s.total(board.LEAKED))
-    calls = total(lambda s: s.total(board.READS) + s.total(board.COMMITS))
+    programs = f"{len(cast.WRITERS)} writers, {len(cast.READERS)} readers"
+    reads, commits = total(lambda s: s.total(board.READS)), total(lambda s: s.total(board.COMMITS))
     lines = (
-        ("readers while everything below happens", "20 writers and 20 readers; renames, unlinks and log rotations by others",
-         total(lambda s: s.total(board.READS)), reads),
-        ("calls that fail though a daemon serves", "the same", calls,
-         total(lambda s: sum(s.errors(board.UNEXPECTED).values()))),
-        ("writer killed", "SIGKILL at a random moment, its file read by the next writer and in BACKING",
-         total(lambda s: s.kills), in_kills),
-        ("daemon killed under load", "kill -9, BACKING read before and after recovery",
-         total(lambda s: s.crashes), found["daemon killed"]),
+        ("reads while all of the below happens", f"{programs}; renames, unlinks, log rotations by others", reads, causes["read"]),
+        ("calls that fail, hang or kill though a daemon serves", "the same programs", reads + commits, causes["call"]),
+        ("writer killed", "SIGKILL at any moment; its file read by the next writer, at rests and at the end",
+         total(lambda s: s.kills), causes["writer killed"]),
+        ("daemon killed under load", "kill -9; BACKING read before and after recovery",
+         total(lambda s: s.crashes), causes["daemon killed"]),
         ("unmounted and mounted under load", "latchfs umount, SIGTERM, umount; BACKING read meanwhile",
-         total(lambda s: s.remounts), found["unmounted"]),
-        ("long life of a daemon", "memory and descriptors each second", len(rows), unsteady),
+         total(lambda s: s.remounts), causes["unmounted"]),
+        ("long life of a daemon", "memory and descriptors, sampled each second", len(rows), unsteady),
     )
     for fault, how, cases, violations in lines:
         line = f"soak: {fault}\t{how}\t{cases}\t{violations}\t{command}\n"
@@ -196,17 +200,16 @@ def conclude(options, stages, rows, out):
     kinds = collections.Counter(line["kind"] for line in found)
     table(stages, rows, kinds)
     for line in found[:5 if options.bare else 30]:
-        note(f"{line['when']} {line['kind']}: {line['who']}: {line['detail']}")
+        note(f"{line['when']} {line['kind']}: {line['who']}, {line['moment']}: {line['detail']}")
     if options.bare:
         torn = sum(stage.total(board.TORN) for stage in stages)
         print(f"the bare directory: {torn:,} torn reads; the checker {'sees them' if torn else 'SEES NONE'}")
         return torn > 0
     lines, unsteady = samples.judge(rows)
     print("\n".join(lines))
-    report(stages, rows, unsteady, kinds, options.command)
+    report(stages, rows, unsteady, found, options.command)
     image = os.path.join(out, "soak.png")
-    samples.plot(os.path.join(out, "soak.csv"), image, [stage.name for stage in stages],
-                 f"latchfs soak, {options.minutes:g} minutes, seed {options.seed}")
+    samples.plot(os.path.join(out, "soak.csv"), image, f"latchfs soak, {options.minutes:g} minutes, seed {options.seed}")
     print(f"samples: {out}/soak.csv, plot: {image}")
     shaken = stages[0]
     if not shaken.kills or not shaken.crashes or not shaken.remounts:

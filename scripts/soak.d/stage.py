@@ -43,15 +43,13 @@ class Stage:
         self.programs.append(("mischief", None))
         self.pid, self.life = 0, 0
         self.kills = self.crashes = self.remounts = self.deaths = 0
-        self.found = {}
         self.event = ""
         self.moment = "at work"
         self.gates = 0
 
     def wrong(self, kind, detail):
         """A violation that the stage itself has seen."""
-        self.violations.note(kind, self.name, f"{self.moment}: {detail}")
-        self.found[self.moment] = self.found.get(self.moment, 0) + 1
+        self.violations.note(kind, self.name, detail, self.moment)
 
     # --- the mount
 

@@ -56,7 +56,7 @@ class Verifier:
         except versions.Torn as torn:
             self.wrong("torn", f"{when}: {file.name}: {torn}")
             return
-        if said.number < acked:
+        if said.number < acked and not file.fickle:
             self.wrong("lost", f"{when}: {said}, but {acked} was acknowledged")
         if said.number > self.board.programs[said.writer][board.CLOSING]:
             self.wrong("leaked", f"{when}: {said}, which was not closed")
