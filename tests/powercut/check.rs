@@ -27,6 +27,8 @@ pub struct Depth {
     pub mount: bool,
     /// Have the file system's own tool look at it afterwards.
     pub fsck: bool,
+    /// Print what is there before recovery.
+    pub list: bool,
 }
 
 /// What is wrong after one power cut.
@@ -63,6 +65,12 @@ impl Checker<'_> {
             return found;
         }
         let backing = root.join("tree");
+        if depth.list {
+            println!(
+                "{}",
+                text(&finish(Command::new("ls").arg("-laiR").arg(&backing)).stdout)
+            );
+        }
         let recovered = match depth.command {
             true => recover_by_command(&backing, &mut found),
             false => recover_by_library(&backing, &mut found),

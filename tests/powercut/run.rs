@@ -128,6 +128,7 @@ pub fn again(path: &Path, cut: Cut) -> Found {
         command: true,
         mount: true,
         fsck: true,
+        list: true,
     };
     look_twice(&checker, (&Arc::new(image), durable), cut, depth, true)
 }
@@ -155,6 +156,7 @@ fn cut_power(checker: &Checker<'_>, states: usize, random: &mut Random, tally: &
                 command: every(COMMAND),
                 mount: every(MOUNT),
                 fsck: every(FSCK),
+                list: false,
             };
             tally.fscks += u64::from(depth.fsck);
             tally.mounts += u64::from(depth.mount);
