@@ -12,7 +12,7 @@ use super::Engine;
 use super::names::Loose;
 use super::transaction::Transaction;
 use super::tree::{Key, Name};
-use crate::backing::exchange::{Exchanged, replace_if};
+use crate::backing::exchange::{self, Exchanged, replace_if};
 use crate::backing::shadow::Shadow;
 use crate::backing::{Dir, Errno, Seen, Stamp, Stat};
 use crate::config::{Durability, OnConflict};
@@ -227,9 +227,10 @@ impl Engine {
             shadow,
             ..
         } = candidate;
-        if candidate.treatment.durability == Durability::None {
-            // Ext4 writes out a file that is renamed over another one, not one that is exchanged
-            // with it: after a power cut there would be an empty file.
+        // Ext4 writes out a file that is renamed over another one, not one that is exchanged with it: after a
+        // power cut there would be an empty file.
+        let unsynced = candidate.treatment.durability == Durability::None;
+        if unsynced || !exchange::is_safe_in(dir)? {
             return shadow.replace(dir, name, store);
         }
         let before = Some(Seen::of(stat));
