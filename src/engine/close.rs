@@ -267,8 +267,11 @@ impl Engine {
 
     /// Has every opener of it closed it, and nobody a copy or a mapping?
     fn is_closed(&self, transaction: &Transaction) -> bool {
-        let unclosed = transaction.inner.lock().unclosed > 0;
-        !unclosed && !self.is_held(transaction) && !self.is_mapped(transaction)
+        let (ended, unclosed) = {
+            let inner = transaction.inner.lock();
+            (matches!(inner.phase, Phase::Ended(_)), inner.unclosed > 0)
+        };
+        ended || !unclosed && !self.is_held(transaction) && !self.is_mapped(transaction)
     }
 
     /// The mount ends: transactions still in flight do not become the file, but are kept aside.

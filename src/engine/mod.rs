@@ -56,7 +56,7 @@ use crate::backing::{Credentials, Dir, Errno, Identity, dir, identity};
 use crate::leases::{Acquire, FileId, Kind, LeaseTable, OwnerId, Ticket, Wanted};
 use crate::owner::Processes;
 use crate::rules::{Defaults, Rules, Treatment};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, DashMap, Mutex, OnceLock, RwLock, spawn_blocking};
 use lru::LruCache;
 use name_locks::NameLocks;
@@ -172,6 +172,8 @@ pub struct Engine {
     watching: Condvar,
     watcher_stop: Mutex<bool>,
     tasks: Tasks,
+    /// The mount ends: nothing is appended any more.
+    over: AtomicBool,
     /// Runs as root: it can act for others.
     privileged: bool,
     /// BACKING has POSIX ACLs.
@@ -263,6 +265,7 @@ impl Engine {
             watching: Condvar::new(),
             watcher_stop: Mutex::new(false),
             tasks: Tasks::default(),
+            over: AtomicBool::new(false),
             privileged: rustix::process::geteuid().is_root(),
             acls,
             device: OnceLock::new(),

@@ -285,6 +285,10 @@ impl Engine {
                 file
             }
         };
+        // Asked under the lock of the records, which `retire` takes afterwards.
+        if self.over.load(Ordering::SeqCst) {
+            return Err(Errno::IO);
+        }
         let stat = rustix::fs::fstat(&file)?;
         let length = stat.st_size as u64;
         if records.end.is_some_and(|end| end != length) {
@@ -408,8 +412,9 @@ impl Engine {
         self.store()?.settle_logs()
     }
 
-    /// The mount ends while files are open to be appended to.
+    /// The mount ends while files are open to be appended to; later records fail with `EIO`.
     pub(super) fn retire_all(&self) {
+        self.over.store(true, Ordering::SeqCst);
         let open = self.handles.iter().filter_map(|handle| match &*handle {
             Handle::Append(appender) => Some(appender.clone()),
             _ => None,

@@ -335,3 +335,28 @@ fn what_is_being_written_when_the_kernel_aborts_the_mount_is_kept_aside() {
         drop(writer);
     }
 }
+
+#[test]
+fn records_that_come_while_a_mount_ends_are_whole_or_fail_and_leave_nothing_in_the_store() {
+    for user in BOTH {
+        for _ in 0..5 {
+            let mount = options().user(user).arg("--unmount-timeout=50ms").mount();
+            let mut writer = mount.spawn_python(
+                "log = os.open('log', os.O_WRONLY | os.O_CREAT | os.O_APPEND); count = 0\n\
+                 try:\n    while True:\n        os.write(log, b'a record\\n'); count += 1\n        \
+                 if count == 10: say('going on')\n\
+                 except OSError: say(count)",
+            );
+            writer.expect("going on");
+            let daemon = mount.daemon();
+            kill(daemon, "TERM");
+            let acknowledged: usize = writer.hear().parse().expect("a number");
+            writer.succeed();
+            mount.check_gone(daemon);
+            let records = mount.read_behind("log").len() as f64 / "a record\n".len() as f64;
+            // The last one may have been written without anybody being told.
+            assert!(records == acknowledged as f64 || records == acknowledged as f64 + 1.0);
+            assert_eq!(mount.store("append"), [""; 0]);
+        }
+    }
+}
