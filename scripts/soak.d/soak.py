@@ -210,7 +210,7 @@ def conclude(options, stages, rows, out):
     report(stages, rows, unsteady, found, options.command)
     image = os.path.join(out, "soak.png")
     samples.plot(os.path.join(out, "soak.csv"), image, f"latchfs soak, {options.minutes:g} minutes, seed {options.seed}")
-    print(f"samples: {out}/soak.csv, plot: {image}")
+    print(f"samples, plot, violations and the daemons' logs: {out}")
     shaken = stages[0]
     if not shaken.kills or not shaken.crashes or not shaken.remounts:
         note("not everything happened: nothing is proved")
@@ -245,8 +245,7 @@ def main():
                     Stage(base, "steady", options, violations, cast.STEADY_WRITERS, cast.STEADY_READERS)]
             rows = run(options, base, stages, options.out)
             good = conclude(options, stages, rows, options.out)
-            if not good and not options.bare:
-                keep(stages, violations, options.out)
+            keep(stages, violations, options.out)
             return 0 if good else 1
     except (fsmount.Failed, subprocess.SubprocessError, OSError) as error:
         note(f"{type(error).__name__}: {error}")
@@ -260,7 +259,6 @@ def keep(stages, violations, out):
         if os.path.exists(path):
             with open(path, "rb") as source, open(os.path.join(out, name), "wb") as target:
                 target.write(source.read())
-    note(f"the violations and the daemons' logs are in {out}")
 
 
 if __name__ == "__main__":

@@ -336,9 +336,10 @@ class Stage:
         return counts
 
     def warnings(self):
-        """Lines of the daemon's log that are errors; not that an answer came too late for a killed program."""
+        """Lines of the daemon's log that are errors; not that an answer came too late for a
+        killed program, or that a killed daemon was started again."""
         try:
             with open(os.path.join(self.base, "log"), encoding="utf-8", errors="replace") as log:
-                return [line.strip() for line in log if re.search(r"\bERROR +latchfs|panicked", line)]
+                return [line.strip() for line in log if re.search(r"\bERROR +latchfs(?!::cli::supervise)|panicked", line)]
         except FileNotFoundError:
             return []
