@@ -16,6 +16,11 @@ pub fn supervised_with_pause(user: User, pause: &str) -> Options {
     options.arg(format!("--restart-pause={pause}"))
 }
 
+/// Is every mount of the tests one in place?
+pub fn is_everything_in_place() -> bool {
+    std::env::var_os("LATCHFS_TEST_IN_PLACE").is_some()
+}
+
 /// The process that looks after a daemon.
 pub fn supervisor_of(daemon: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{daemon}/status")).ok()?;

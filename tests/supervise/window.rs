@@ -1,8 +1,8 @@
 //! While a daemon is being replaced, nothing that programs make gets past the mount.
 
 use crate::common::reliability::Row;
-use crate::common::supervised::supervised;
-use crate::common::{Mount, Running, User, options, wait_until};
+use crate::common::supervised::{is_everything_in_place, supervised};
+use crate::common::{LATCHFS, Mount, Running, User, options, wait_until};
 use std::fs;
 use std::path::Path;
 
@@ -105,6 +105,10 @@ fn nothing_that_is_made_while_the_daemon_dies_lands_beneath() {
 /// What the documents say: fusermount3 leaves a moment. What is made then is told.
 #[test]
 fn what_lands_beneath_an_ordinary_users_mount_is_told() {
+    if is_everything_in_place() {
+        // Then what is beneath is BACKING, and can be seen.
+        return;
+    }
     let mount = supervised(User::Ordinary).mount();
     let past = past(&mount, 10, |kills| {
         mount.log().matches("no more was made beneath").count() >= kills
@@ -139,4 +143,33 @@ fn and_the_check_notices_files_that_do() {
             .count()
             > 0
     );
+}
+
+/// Linux before 6.5 can't put a mount beneath another. The directory beneath can be seen for a moment
+/// then, which the log says.
+#[test]
+fn where_mounts_cannot_be_exchanged_the_next_one_takes_the_place_all_the_same() {
+    let mount = supervised(User::Root).mount();
+    mount.bash("echo x > f");
+    mount.unmount();
+    let mut command = mount.command("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=move_mount"]);
+    command.args(["-e", "inject=move_mount:error=EINVAL:when=1", LATCHFS]);
+    command.args(["mount", "-f", "--supervise", "--restart-pause=20ms"]);
+    command
+        .arg("--log-file")
+        .arg(mount.point().with_file_name("log"));
+    command.arg(mount.backing()).arg(mount.point());
+    let mut traced = Running::new(&mut command);
+    wait_until("it is mounted", || {
+        mount.log().matches("supervising").count() == 2
+    });
+    for _ in 0..3 {
+        mount.kill_daemon();
+        assert_eq!(mount.bash("cat f"), "x\n");
+    }
+    let told = "the directory beneath can be seen for a moment";
+    assert_eq!(mount.log().matches(told).count(), 3, "{}", mount.log());
+    mount.unmount();
+    traced.succeed();
 }
