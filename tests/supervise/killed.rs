@@ -2,7 +2,9 @@
 
 use crate::common::reliability::Row;
 use crate::common::supervised::{is_everything_in_place, supervised};
-use crate::common::{LATCHFS, Mount, Running, User, finish, kill, text, wait_until};
+use crate::common::{
+    LATCHFS, Mount, Running, User, finish, kill, text, wait_until, wait_until_parked,
+};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
@@ -71,7 +73,8 @@ fn who_waits_for_the_daemon_gets_an_error_and_what_is_in_flight_is_rolled_back()
                 "try: open('f', '{how}'); say('opened')\n\
                  except OSError as e: say('failed', e.errno in {GONE})\n"
             ));
-            waiting.wait_until_blocked();
+            // Not only for a moment, as while Python looks for its modules.
+            wait_until_parked(waiting.pid(), 1);
             waiting
         };
         let mut waiting = [waits("r"), waits("w"), waits("r+")];
