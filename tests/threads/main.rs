@@ -295,11 +295,6 @@ fn a_file_that_loses_its_name_while_it_is_written_stops_nobody_whatever_the_sche
     explore("names are taken away", names);
 }
 
-#[test]
-fn records_get_in_before_and_after_an_update_whatever_the_schedule() {
-    explore("records and an update", appending);
-}
-
 /// Does the search find that `fault` stops a thread for good, or spoils what it does?
 fn is_noticed(fault: Option<Fault>, test: fn()) -> bool {
     faults::set(fault);
