@@ -112,7 +112,7 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
     })?;
     let copy = session.as_fd().try_clone_to_owned();
     let _ = device.set(copy.map_err(|e| internal("can't copy the descriptor of /dev/fuse", e))?);
-    let walker = super::walker::start(engine.clone(), config.mountpoint.clone())
+    let (walker, first) = super::walker::start(engine.clone(), config.mountpoint.clone())
         .map_err(|e| internal("can't start a thread", e))?;
     let notifier = session.notifier();
     engine.set_kernel(Box::new(super::Cache { notifier, walker }));
@@ -126,8 +126,10 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
     // Dropped, it would unmount whatever is on the mountpoint by then, be it another mount: fuser
     // 0.18 takes an ended session for a mounted one.
     std::mem::forget(background);
-    // The first request that the mount answers.
-    match rustix::fs::stat(&config.mountpoint) {
+    // The first request that the mount answers. Not by this thread: killed while it waited, it would
+    // keep the device open, and so wait for ever.
+    let first = first.recv().unwrap_or_else(|_| rustix::fs::stat(&config.mountpoint));
+    match first {
         Ok(stat) => engine.set_device(stat.st_dev),
         Err(e) => warn!("{}: {e}", config.mountpoint.display()),
     }
