@@ -128,7 +128,9 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
     std::mem::forget(background);
     // The first request that the mount answers. Not by this thread: killed while it waited, it would
     // keep the device open, and so wait for ever.
-    let first = first.recv().unwrap_or_else(|_| rustix::fs::stat(&config.mountpoint));
+    let first = first
+        .recv()
+        .unwrap_or_else(|_| rustix::fs::stat(&config.mountpoint));
     match first {
         Ok(stat) => engine.set_device(stat.st_dev),
         Err(e) => warn!("{}: {e}", config.mountpoint.display()),
