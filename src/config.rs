@@ -62,6 +62,9 @@ pub struct MountConfig {
     pub backing: PathBuf,
     /// Where to show it.
     pub mountpoint: PathBuf,
+    /// The id, in the table of mounts, of a dead mount at the mountpoint that is to be replaced. BACKING
+    /// is then the current directory, since its path may lead to the dead mount.
+    pub replaces: Option<u64>,
     /// The configuration file, if one was named.
     pub config: Option<PathBuf>,
     /// What was said on the command line, which wins over the configuration file.

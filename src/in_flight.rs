@@ -1,4 +1,4 @@
-//! What a mount tells of a file that is being written, by an attribute that no listing shows.
+//! What a mount tells of itself and of a file that is being written, by attributes that no listing shows.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,3 +16,8 @@ pub struct InFlight {
     /// For how long, in seconds.
     pub seconds: f64,
 }
+
+/// The extended attribute that tells whether a mount answers: asking for it fails with `ENODATA`, which
+/// the daemon finds out from its memory alone. For attributes of this namespace the kernel asks
+/// for no rights before, which would take further requests.
+pub const ALIVE: &str = "system.latchfs.alive";

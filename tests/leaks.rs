@@ -5,21 +5,6 @@ mod common;
 use common::{Mount, as_each_user, wait_until};
 use std::fs;
 
-/// Open descriptors of the daemon.
-fn descriptors(mount: &Mount) -> usize {
-    let fds = fs::read_dir(format!("/proc/{}/fd", mount.daemon()));
-    fds.expect("its descriptors").count()
-}
-
-/// KiB of memory of the daemon.
-fn memory(mount: &Mount) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", mount.daemon()));
-    let status = status.expect("its status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    number.expect("a number").parse().expect("a number")
-}
-
 /// Runs the script a few times to warm up, then as it is asked to, and checks that the daemon has
 /// as many descriptors as before, and at most 20 MiB more.
 #[track_caller]
@@ -27,14 +12,14 @@ fn check(mount: &Mount, script: &str, times: usize) {
     let run = |times: usize| mount.python(&format!("for n in range({times}):\n{script}"));
     run(times / 10);
     let settled = || {
-        let before = descriptors(mount);
-        wait_until("it is at rest", || descriptors(mount) <= before);
-        (descriptors(mount), memory(mount))
+        let before = mount.descriptors();
+        wait_until("it is at rest", || mount.descriptors() <= before);
+        (mount.descriptors(), mount.memory())
     };
     let (fds, kib) = settled();
     run(times);
-    wait_until("all descriptors are closed", || descriptors(mount) <= fds);
-    let grown = memory(mount).saturating_sub(kib);
+    wait_until("all descriptors are closed", || mount.descriptors() <= fds);
+    let grown = mount.memory().saturating_sub(kib);
     assert!(grown < 20 * 1024, "{grown} KiB more");
 }
 
@@ -94,7 +79,7 @@ fn directories_and_listings_leak_nothing() {
 #[test]
 fn a_thousand_open_files_are_given_back() {
     as_each_user(|mount| {
-        let fds = descriptors(mount);
+        let fds = mount.descriptors();
         let said = mount.python(
             "import resource\n\
              hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
@@ -111,7 +96,7 @@ fn a_thousand_open_files_are_given_back() {
         assert_eq!(said, "True\nTrue\n");
         // All of it: also the few directories it may keep open.
         wait_until("all descriptors are closed", || {
-            descriptors(mount) <= fds + 1
+            mount.descriptors() <= fds + 1
         });
     });
 }

@@ -10,6 +10,11 @@
 //! file systems that log their metadata (ext4, XFS, btrfs) make the name durable no later than the
 //! growth of the file.
 //!
+//! A log that was removed may be back after a power cut, since nothing waits for its removal, and knows less
+//! than those that came later, and nothing of a later rewrite of the inode ([`redo`]). So while a removal may
+//! not have reached the disk ([`Removals`]), whatever is made durable next of the same file waits for that:
+//! on btrfs, what happens to two files in one directory has no order.
+//!
 //! [`trim`] is what recovery does: the file loses what comes after its last whole record, and no
 //! more than was appended since the log began. That is kept aside: perhaps it was no torn record, but
 //! somebody has edited the file meanwhile.
@@ -18,6 +23,7 @@ use super::kept;
 use super::redo::{self, Birth, Place, Wanted};
 use super::store::{Store, open_own, since_epoch};
 use super::{Dir, Errno, Stat, shadow, shadow::errno};
+use removals::Removals;
 use rustix::fs::{Mode, OFlags, fdatasync, fsync};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -86,6 +92,37 @@ pub struct AppendLog {
     file: Arc<File>,
     /// Where the next entry goes.
     at: u64,
+    ino: u64,
+    removals: Arc<Removals>,
+}
+
+/// What of a log is to be made durable.
+#[derive(Debug)]
+pub struct Content {
+    file: Arc<File>,
+    dir: Dir,
+    ino: u64,
+    removals: Arc<Removals>,
+}
+
+impl Content {
+    /// Makes the log durable, and its name if that is asked for, or if a log that was removed may come
+    /// back in its place.
+    ///
+    /// # Errors
+    /// `EIO`.
+    pub fn sync(&self, name_too: bool) -> Result<(), Errno> {
+        fdatasync(&*self.file)?;
+        match name_too || self.removals.concern(self.ino) {
+            true => self.removals.settle(|| self.dir.sync()),
+            false => Ok(()),
+        }
+    }
+
+    /// Is it of this log?
+    pub fn is_of(&self, log: &AppendLog) -> bool {
+        Arc::ptr_eq(&self.file, &log.file)
+    }
 }
 
 impl AppendLog {
@@ -125,6 +162,8 @@ impl AppendLog {
             dir,
             name,
             at: bytes.len() as u64,
+            ino: stat.st_ino,
+            removals: store.append_removals().clone(),
         };
         match log.file.write_all_at(&bytes, 0) {
             Ok(()) => Ok(log),
@@ -155,9 +194,14 @@ impl AppendLog {
         self.at
     }
 
-    /// Its file, to be made durable by [`sync`].
-    pub fn file(&self) -> (Arc<File>, Dir) {
-        (self.file.clone(), self.dir.clone())
+    /// What is to be made durable.
+    pub fn content(&self) -> Content {
+        Content {
+            file: self.file.clone(),
+            dir: self.dir.clone(),
+            ino: self.ino,
+            removals: self.removals.clone(),
+        }
     }
 
     /// A log that begins later: the file is durable up to `length`, which was its length when this
@@ -190,18 +234,7 @@ impl AppendLog {
     /// Removes it: the file is durable, or nobody is to look after it any more.
     pub fn remove(self) {
         let _ = self.dir.unlink(&self.name);
-    }
-}
-
-/// Makes a log durable, and its name if that is asked for.
-///
-/// # Errors
-/// `EIO`.
-pub fn sync((file, dir): &(Arc<File>, Dir), name_too: bool) -> Result<(), Errno> {
-    fdatasync(&**file)?;
-    match name_too {
-        true => dir.sync(),
-        false => Ok(()),
+        self.removals.add(self.ino);
     }
 }
 
@@ -390,16 +423,16 @@ pub(super) fn trim(
             done.extend(trim_one(&place, inode.0, told, store)?);
         }
     }
-    if store.is_none() || names.is_empty() {
+    let Some(store) = store.filter(|_| !names.is_empty()) else {
         return Ok(());
-    }
+    };
     for name in &names {
         match logs.unlink(name) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno),
         }
     }
-    logs.sync()
+    store.append_removals().settle(|| logs.sync())
 }
 
 fn wanted(&(ino, born): &Inode) -> Wanted {
@@ -576,5 +609,6 @@ fn boot_id() -> &'static str {
     })
 }
 
+pub(super) mod removals;
 #[cfg(test)]
 mod tests;

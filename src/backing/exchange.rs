@@ -102,6 +102,16 @@ impl Ticket {
     }
 }
 
+/// Does an exchange in this directory survive a power cut as a whole? Not on btrfs, where an fsync of another
+/// file may bring half of it to the disk: then the name is gone, and what had it is a leftover of ours.
+///
+/// # Errors
+/// As fstatfs(2).
+pub fn is_safe_in(dir: &Dir) -> Result<bool, Errno> {
+    const BTRFS_SUPER_MAGIC: u64 = 0x9123_683e;
+    Ok(rustix::fs::fstatfs(dir)?.f_type as u64 != BTRFS_SUPER_MAGIC)
+}
+
 /// Makes a shadow the file `name` of `dir` if that is still what `expected` tells, in one step for
 /// everyone who looks. With `anyway`, whatever it is unless a directory; the answer tells. Where the
 /// file system can't exchange names, nothing is looked at.

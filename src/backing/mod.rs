@@ -11,6 +11,7 @@
 //! - [`exchange`]: taking the place of a file only if it is still the one that was expected.
 //! - [`kept`]: versions that could not become the file.
 //! - [`redo`]: rewriting an inode in place so that a crash in the middle is finished later.
+//!   [`unfinished`]: such as could not be ended.
 //! - [`append_log`]: where the records end that are being appended to a file.
 //! - [`recover`]: what the next mount puts right before it serves.
 
@@ -23,6 +24,7 @@ pub mod recover;
 pub mod redo;
 pub mod shadow;
 pub mod store;
+pub mod unfinished;
 
 pub use credentials::Credentials;
 pub use dir::Dir;

@@ -4,17 +4,21 @@
 //! says which inode it is for; only then is the inode rewritten. A crash at any moment leaves
 //! either no record (the inode is untouched) or a record with the whole version, which
 //! [`replay`] copies again: rewriting twice gives the same content.
+//!
+//! So that replaying never undoes what came later, the removal of a record is durable before the
+//! rewrite counts as done; until it is, the inode takes nothing else (see [`unfinished`](super::unfinished)).
 
 use super::dir::Listed;
 use super::kept::{self, Lacking};
 use super::recover::{Action, Kind, Site, joined};
 use super::shadow::{Own, Shadow, copy_own, copy_range, copy_to, data_ranges, errno, times};
-use super::store::{DIRECTORY, REDO, Store, open_own, read_file, since_epoch, write_file};
+use super::store::{DIRECTORY, REDO, Store, age_of, open_own, read_file, since_epoch, write_file};
+use super::unfinished::{Owed, Rest, settle};
 use super::{Dir, Errno, Identity, Stamp, Stat, dir, identity, proc_path, stamp};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::ops::Range;
@@ -47,28 +51,55 @@ struct Record {
     time: u64,
 }
 
-/// Makes the inode of `target` hold the content of `shadow`, and have its attributes, and returns
-/// when that is durable.
+/// What became of a rewrite whose record was durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewritten {
+    /// The inode is the version.
+    Whole,
+    /// It may be half of it: [`settle`] or the next recovery finishes the work.
+    Unfinished(Errno),
+}
+
+/// A rewrite in place.
+#[derive(Debug)]
+pub struct Rewrite<'a> {
+    /// The version.
+    pub shadow: &'a Shadow,
+    /// The inode, open to be read and written.
+    pub target: &'a File,
+    /// The way from BACKING to the file, for recovery.
+    pub path: &'a [OsString],
+    /// What the version has of its own.
+    pub own: &'a Own,
+    /// What the inode is to be like still.
+    pub expected: Option<Stamp>,
+}
+
+/// Makes an inode hold the content of a version, and have its attributes, and returns when that is
+/// durable.
 ///
-/// `path` is the way from BACKING to the file, for recovery. Readers that have the inode itself
-/// open see it change: give them a copy first. `expected`: what the inode is to be like still.
+/// Readers that have the inode itself open see it change: give them a copy first. `superseded` is
+/// called once the version is durable, before the inode is touched: whatever else knows of the
+/// old content goes, and that durably.
 ///
 /// # Errors
-/// `ESTALE` if the inode is not as expected; it is untouched then.
-/// `ENOSPC`, `EDQUOT`, `EIO` before the record is durable: the inode is untouched. `EIO` (or, where
-/// room can't be reserved, `ENOSPC`) after it: the record stays, and the next recovery finishes
-/// the work.
+/// `ESTALE` if the inode is not as expected, `ENOSPC`, `EDQUOT`, `EIO`, ...: the inode is untouched.
 pub fn rewrite(
     store: &Store,
-    shadow: &Shadow,
-    target: &File,
-    path: &[OsString],
-    own: &Own,
-    expected: Option<Stamp>,
-) -> Result<(), Errno> {
+    rewrite: &Rewrite<'_>,
+    superseded: impl FnOnce() -> Result<(), Errno>,
+) -> Result<Rewritten, Errno> {
+    let &Rewrite {
+        shadow,
+        target,
+        path,
+        own,
+        expected,
+    } = rewrite;
     let id = store.unique_name();
     let (data, record) = (with_suffix(&id, DATA), with_suffix(&id, RECORD));
     let who = identity(&rustix::fs::fstat(target)?);
+    settle(store, who)?;
     let content = Record {
         path: path.iter().map(|c| c.as_bytes().to_vec()).collect(),
         dev: who.dev,
@@ -100,32 +131,61 @@ pub fn rewrite(
     room?;
     // An ordinary user can't set the times of another's file back.
     let reserved = stamp(&rustix::fs::fstat(target)?);
+    let rest = Rest {
+        from: shadow.file().clone(),
+        target: target.try_clone().map_err(errno)?,
+        own: own.clone(),
+    };
     match shadow.link(store.redo(), &data) {
         // It is on a file system that is mounted within BACKING.
         Err(Errno::XDEV) => copy_to(shadow.file(), store.redo(), &data)?,
         other => other?,
     }
-    let announced = announce(store, &record, &json);
-    if announced.is_err() {
-        let _ = store.redo().unlink(&data);
-        return announced;
+    let unchanged = || {
+        let last = stamp(&rustix::fs::fstat(target)?);
+        match expected.is_some_and(|expected| last != reserved || last.size != expected.size) {
+            true => Err(Errno::STALE),
+            false => Ok(()),
+        }
+    };
+    let announced = announce(store, &record, &json)
+        .and_then(|()| unchanged())
+        .and_then(|()| superseded());
+    if let Err(errno) = announced {
+        take_away(store, id, who);
+        return Err(errno);
     }
-    let last = stamp(&rustix::fs::fstat(target)?);
-    if expected.is_some_and(|expected| last != reserved || last.size != expected.size) {
-        forget(store, &id)?;
-        return Err(Errno::STALE);
+    if let Err(errno) = overwrite(shadow.file(), target, own) {
+        let rest = Some(rest);
+        store.unfinished().owe(who, Owed { id, rest });
+        // What failed once may succeed at the second try.
+        return match settle(store, who) {
+            Err(_) if store.unfinished().is_torn(who) => Ok(Rewritten::Unfinished(errno)),
+            _ => Ok(Rewritten::Whole),
+        };
     }
-    overwrite(shadow.file(), target, own)?;
-    forget(store, &id)
+    take_away(store, id, who);
+    Ok(Rewritten::Whole)
+}
+
+/// Removes a record that recovery must not find any more. Where that can't be made certain, nothing
+/// else gets into the inode until it is.
+fn take_away(store: &Store, id: OsString, who: Identity) {
+    if forget(store, &id).is_err() {
+        store.unfinished().owe(who, Owed { id, rest: None });
+    }
 }
 
 /// The record appears whole and durable, after its data.
 fn announce(store: &Store, record: &OsStr, json: &[u8]) -> Result<(), Errno> {
     let temp = store.unique_name();
     write_file(store.tmp(), &temp, json, true)?;
-    store
+    let renamed = store
         .tmp()
-        .rename(&temp, store.redo(), record, RenameFlags::empty())?;
+        .rename(&temp, store.redo(), record, RenameFlags::empty());
+    renamed.inspect_err(|_| {
+        let _ = store.tmp().unlink(&temp);
+    })?;
     store.redo().sync()
 }
 
@@ -158,7 +218,7 @@ fn take_attributes(from: &File, stat: &Stat, target: &File, own: &Own) -> Result
 }
 
 /// Makes the content of an inode that of another file, in the room that it has.
-fn overwrite(from: &File, target: &File, own: &Own) -> Result<(), Errno> {
+pub(super) fn overwrite(from: &File, target: &File, own: &Own) -> Result<(), Errno> {
     // Before it is read, which may change its time of access.
     let stat = rustix::fs::fstat(from)?;
     let length = stat.st_size as u64;
@@ -198,13 +258,16 @@ fn punch(target: &File, start: u64, end: u64) -> Result<(), Errno> {
     }
 }
 
-fn forget(store: &Store, id: &OsStr) -> Result<(), Errno> {
+/// Removes a record and its data, durably: after a power cut it would be carried out once more.
+pub(super) fn forget(store: &Store, id: &OsStr) -> Result<(), Errno> {
     // The record first: without it the data is only a leftover.
-    store.redo().unlink(&with_suffix(id, RECORD))?;
-    match store.redo().unlink(&with_suffix(id, DATA)) {
-        Err(Errno::NOENT) => Ok(()),
-        other => other,
+    for suffix in [RECORD, DATA] {
+        match store.redo().unlink(&with_suffix(id, suffix)) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
     }
+    store.redo().sync()
 }
 
 /// Finishes what an earlier daemon left in `.latchfs/redo`.
@@ -216,9 +279,24 @@ pub(super) fn replay(site: &Site<'_>, actions: &mut Vec<Action>) -> Result<(), E
         return Ok(());
     };
     let names: Vec<OsString> = redo.list()?.into_iter().map(|e| e.name).collect();
-    let ids: HashSet<OsString> = names.iter().filter_map(|n| strip(n, RECORD)).collect();
-    for id in names.iter().filter_map(|name| strip(name, RECORD)) {
-        actions.push(replay_one(site, &redo, &id)?);
+    let mut ids: Vec<OsString> = names.iter().filter_map(|n| strip(n, RECORD)).collect();
+    ids.sort_by_key(|id| age_of(id));
+    // Of several for one inode, the last is what was committed last.
+    let last: HashMap<_, _> = ids
+        .iter()
+        .filter_map(|id| Some((inode_of(&redo, id)?, id)))
+        .collect();
+    for id in &ids {
+        let action = match inode_of(&redo, id).and_then(|inode| last.get(&inode)) {
+            Some(last) if *last != id => {
+                if let Some(store) = site.store {
+                    forget(store, id)?;
+                }
+                removed(&with_suffix(id, RECORD), "the record of an older update")
+            }
+            _ => replay_one(site, &redo, id)?,
+        };
+        actions.push(action);
     }
     let alone = |name: &&OsString| strip(name, DATA).is_some_and(|id| !ids.contains(&id));
     for name in names.iter().filter(alone) {
@@ -228,6 +306,13 @@ pub(super) fn replay(site: &Site<'_>, actions: &mut Vec<Action>) -> Result<(), E
         actions.push(removed(name, "an update that was not begun"));
     }
     Ok(())
+}
+
+/// Which inode a record is for, if it can be read.
+fn inode_of(redo: &Dir, id: &OsStr) -> Option<(u64, u64, Option<Birth>)> {
+    let record = read_file(redo, &with_suffix(id, RECORD)).ok()?;
+    let record: Record = serde_json::from_slice(&record).ok()?;
+    Some((record.dev, record.ino, record.born))
 }
 
 fn removed(name: &OsStr, why: &str) -> Action {
@@ -507,3 +592,6 @@ fn strip(name: &OsStr, suffix: &str) -> Option<OsString> {
     let stem = name.as_bytes().strip_suffix(suffix.as_bytes())?;
     Some(OsStr::from_bytes(stem).to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -256,11 +256,36 @@ pub fn clone_content(from: &File, to: &File, length: u64) -> Result<(), Errno> {
         return Ok(());
     }
     let whole = rustix::fs::fstat(from)?.st_size as u64;
-    if whole == length && rustix::fs::ioctl_ficlone(to, from).is_ok() {
+    if whole < length || rustix::fs::ioctl_ficlone(to, from).is_err() {
+        copy_data(from, to, length)?;
+    } else if rustix::fs::fstat(to)?.st_size as u64 == length {
         return Ok(());
     }
-    copy_data(from, to, length)?;
+    // What was cloned may be longer, or have grown meanwhile.
     rustix::fs::ftruncate(to, length)
+}
+
+/// Appends a range of one file to another.
+///
+/// # Errors
+/// `ENOSPC`, `EDQUOT`, `EIO`: some of it may be there.
+pub fn append_range(from: &File, range: Range<u64>, to: &File) -> Result<(), Errno> {
+    use std::os::unix::fs::FileExt;
+    let end = rustix::fs::fstat(to)?.st_size as u64;
+    let mut buffer = vec![0; (range.end - range.start).min(1 << 20) as usize];
+    let mut done = 0;
+    while range.start + done < range.end {
+        let most = (range.end - range.start - done).min(buffer.len() as u64) as usize;
+        let read = from.read_at(&mut buffer[..most], range.start + done);
+        let read = read.map_err(errno)?;
+        if read == 0 {
+            return Err(Errno::IO);
+        }
+        to.write_all_at(&buffer[..read], end + done)
+            .map_err(errno)?;
+        done += read as u64;
+    }
+    Ok(())
 }
 
 /// Copies the data of the first `length` bytes, skipping holes.

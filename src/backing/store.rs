@@ -9,8 +9,10 @@
 //! .latchfs/kept/   versions that were written but could not become the file, see `kept`
 //! ```
 
+use super::append_log::removals::Removals;
 use super::kept::Keeper;
 use super::shadow::{Temporaries, errno};
+use super::unfinished::Unfinished;
 use super::{Dir, Errno, Stat};
 use crate::show::shell_word;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -19,6 +21,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,7 +40,9 @@ pub struct Store {
     tmp: Dir,
     redo: Dir,
     append: Dir,
+    append_removals: Arc<Removals>,
     keeper: Keeper,
+    unfinished: Unfinished,
     /// Holds the lock for as long as the store lives.
     lock: File,
     /// Tells the names of this daemon's life from those of an earlier one.
@@ -89,6 +94,8 @@ impl Store {
             tmp,
             redo: sub(REDO)?,
             append: sub(APPEND)?,
+            unfinished: Unfinished::default(),
+            append_removals: Arc::default(),
             lock,
             epoch: since_epoch().as_nanos(),
             next: AtomicU64::new(0),
@@ -134,6 +141,27 @@ impl Store {
         &self.append
     }
 
+    /// What is owed to files whose inodes were to be rewritten.
+    pub fn unfinished(&self) -> &Unfinished {
+        &self.unfinished
+    }
+
+    /// Which of them may come back after a power cut.
+    pub(super) fn append_removals(&self) -> &Arc<Removals> {
+        &self.append_removals
+    }
+
+    /// Makes sure that none of them does.
+    ///
+    /// # Errors
+    /// `EIO`.
+    pub fn settle_logs(&self) -> Result<(), Errno> {
+        match self.append_removals.is_empty() {
+            true => Ok(()),
+            false => self.append_removals.settle(|| self.append.sync()),
+        }
+    }
+
     /// Keeps versions that can't become the file.
     pub fn keeper(&self) -> &Keeper {
         &self.keeper
@@ -154,6 +182,16 @@ impl Store {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         OsString::from(format!("{:x}.{n:x}", self.epoch))
     }
+}
+
+/// What tells which of two names made by [`Store::unique_name`] is the older one.
+pub(super) fn age_of(name: &OsStr) -> (u128, u64) {
+    let fields = name.to_str().and_then(|name| name.split_once('.'));
+    let age = fields.and_then(|(epoch, n)| {
+        let epoch = u128::from_str_radix(epoch, 16).ok()?;
+        Some((epoch, u64::from_str_radix(n, 16).ok()?))
+    });
+    age.unwrap_or_default()
 }
 
 impl Temporaries for Store {

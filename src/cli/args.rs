@@ -8,7 +8,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use super::exit;
 use super::phases::PhasesArgs;
-use super::values::{any_duration, positive_duration, size};
+use super::values::{any_duration, duration_or_off, positive_duration, size};
 use crate::config::{Durability, Readers};
 
 /// A filesystem that gives unmodified programs atomic, locked file updates.
@@ -76,12 +76,27 @@ pub(super) enum Command {
     #[command(after_help = exit::help_table())]
     Recover(RecoverArgs),
 
+    /// What the one who supervises does by another process, which may hang.
+    #[command(subcommand, hide = true)]
+    Watchdog(WatchdogCommand),
+
     /// Tell how far the five phases of an analysis are in DIR
     ///
     /// Each is missing, in flight (and by whom), valid, or invalid (and where). The exit code is 0 only
     /// if all five are valid.
     #[command(after_help = exit::help_table())]
     Phases(PhasesArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum WatchdogCommand {
+    /// Has the mount with this id answer a request
+    #[command(hide = true)]
+    Probe { id: u64, mountpoint: PathBuf },
+
+    /// Says what every thread of a process is at
+    #[command(hide = true)]
+    Stacks { pid: u32 },
 }
 
 /// PATH is BACKING, the mountpoint, or something below either, which then limits it to versions of
@@ -235,7 +250,7 @@ pub(super) struct MountArgs {
     /// The usual ones: ro, rw, allow_other, allow_root, auto_unmount, nosuid, suid, nodev, dev,
     /// noexec, exec, noatime, atime, sync, async, dirsync; default_permissions is always on. And
     /// the long options of this command: lock_timeout=10s, readers=snapshot, durability=rename,
-    /// unmount_timeout=10s, kept_max_age=30d, kept_max_size=1GiB, config=FILE, log_file=PATH, foreground. A long option wins over one given here.
+    /// unmount_timeout=10s, kept_max_age=30d, kept_max_size=1GiB, config=FILE, log_file=PATH, foreground, supervise, watchdog=30s, restart_pause=30s. A long option wins over one given here.
     #[arg(short = 'o', long = "options", value_name = "OPT[,OPT...]")]
     pub(super) options: Vec<OsString>,
 
@@ -274,9 +289,30 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "PATH")]
     pub(super) log_file: Option<PathBuf>,
 
-    /// Set by the command on the daemon that it starts.
+    /// When the daemon dies, start another one that mounts again
+    ///
+    /// A second process, latchfs-superv, looks after the daemon for that, and ends with it.
+    #[arg(long)]
+    pub(super) supervise: bool,
+
+    /// With --supervise: replace a daemon that has not answered for this time; 0 or off: never
+    /// [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration_or_off)]
+    pub(super) watchdog: Option<Duration>,
+
+    /// With --supervise: the longest pause before a daemon that dies again and again is started
+    /// [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = any_duration)]
+    pub(super) restart_pause: Option<Duration>,
+
+    /// Set by the command on the processes that it starts.
     #[arg(long, hide = true)]
     pub(super) as_daemon: bool,
+
+    /// Set by the one who supervises: the id of the dead mount at MOUNTPOINT. BACKING is the current
+    /// directory then.
+    #[arg(long, hide = true)]
+    pub(super) replaces: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -306,6 +342,7 @@ pub(super) fn complaint(error: &clap::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::supervise::{DEFAULT_RESTART_PAUSE, DEFAULT_WATCHDOG};
     use super::*;
     use crate::config::{DEFAULT_LOCK_TIMEOUT, DEFAULT_UNMOUNT_TIMEOUT};
     use clap::CommandFactory as _;
@@ -331,6 +368,8 @@ mod tests {
         for (text, default) in [
             ("for its turn", DEFAULT_LOCK_TIMEOUT),
             ("rolls them back", DEFAULT_UNMOUNT_TIMEOUT),
+            ("has not answered", DEFAULT_WATCHDOG),
+            ("the longest pause", DEFAULT_RESTART_PAUSE),
         ] {
             let said = help[help.find(text).unwrap()..]
                 .split(['[', ']'])

@@ -9,14 +9,18 @@
 //! Then the daemon points both at `/dev/null`. It never has the caller's own stdout and stderr:
 //! `$(latchfs mount ...)` and `ssh host latchfs mount ...` would wait for the end of the daemon.
 
+use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use super::args::MountArgs;
 use super::exit::{Exit, Failure, one_line};
 use super::plan::Plan;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -24,68 +28,159 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 /// Starts every line that the daemon means for the first process. Any other is stray output.
 const MARK: &str = "latchfs-daemon:";
 
+/// By this variable fuser is told what to mount with.
+const FUSERMOUNT: &str = "FUSERMOUNT_PATH";
+
+/// What a daemon says when the directory beneath a dead mount can be seen from here on.
+const UNCOVERED: &str = "uncovered";
+
 /// As much of a daemon's last words as goes into one line.
 const LAST_WORDS: usize = 600;
 
-/// Starts the daemon, and returns once its mount answers.
+/// Starts the daemon, or the process that supervises it, and returns once the mount answers.
 pub(super) fn start(plan: &Plan) -> Result<(), Failure> {
-    let internal = |error| {
-        Failure::new(
-            Exit::Internal,
-            format!("cannot start the daemon process: {error}"),
-        )
-    };
-    let (child, output) = spawn(plan).map_err(internal)?;
-    listen(child, output).map_err(internal)?
+    let mut started = Started::new(plan, Path::new("/")).map_err(cannot_start)?;
+    listen(&mut started).map_err(cannot_start)?
 }
 
-fn spawn(plan: &Plan) -> io::Result<(Child, OwnedFd)> {
-    let (output, input) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    // Not by its name: the program may have been replaced since it was started.
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .arg0("latchfs")
-        .args(plan.daemon_args())
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(input.try_clone()?)
-        .stderr(input);
-    // The command, and with it our own writing end of the pipe, ends here.
-    Ok((command.spawn()?, output))
+/// What to say where not even the process could be made.
+pub(super) fn cannot_start(error: io::Error) -> Failure {
+    let message = format!("cannot start the daemon process: {error}");
+    Failure::new(Exit::Internal, message)
 }
 
 /// Waits for the daemon's word or its end, whichever comes first.
-fn listen(mut child: Child, output: OwnedFd) -> io::Result<Result<(), Failure>> {
-    let pid = Pid::from_child(&child);
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    let mut heard = Heard::default();
-    let mut output = std::fs::File::from(output);
-    let mut buffer = [0; 4096];
+fn listen(started: &mut Started) -> io::Result<Result<(), Failure>> {
     loop {
         // Not only the pipe: a process that the daemon has started may hold it open for longer.
-        let mut fds = [
-            PollFd::from_borrowed_fd(output.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN),
-        ];
-        match poll(&mut fds, None) {
-            Err(rustix::io::Errno::INTR) => continue,
-            polled => polled?,
-        };
-        let [spoke, ended] = fds.map(|fd| !fd.revents().is_empty());
+        let [spoke, ended] = poll_in([started.output(), Some(started.pidfd())], None)?;
         if spoke {
-            let length = output.read(&mut buffer)?;
-            heard.bytes.extend_from_slice(&buffer[..length]);
-            if let Some(verdict) = heard.verdict() {
+            if let Some(verdict) = started.hear()? {
                 return Ok(verdict);
             }
-            if length > 0 {
-                continue;
-            }
-        } else if !ended {
-            continue;
+        } else if ended {
+            let status = started.wait()?;
+            return Ok(Err(started.obituary(status)));
         }
-        let status = child.wait()?;
-        return Ok(Err(heard.obituary(status)));
+    }
+}
+
+/// Waits until one of them can be read, at most so long; and says which can. What is `None` can't.
+pub(super) fn poll_in<const N: usize>(
+    fds: [Option<BorrowedFd<'_>>; N],
+    limit: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut polled: Vec<PollFd<'_>> = fds
+        .iter()
+        .flatten()
+        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .collect();
+    // What is too long for the kernel is as good as for ever.
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    match poll(&mut polled, limit.as_ref()) {
+        Ok(_) => {}
+        Err(rustix::io::Errno::INTR) => return Ok([false; N]),
+        Err(errno) => return Err(errno.into()),
+    }
+    let mut polled = polled.iter();
+    Ok(fds.map(|fd| {
+        let polled = fd.and_then(|_| polled.next());
+        polled.is_some_and(|fd| !fd.revents().is_empty())
+    }))
+}
+
+/// A daemon process that was started here.
+pub(super) struct Started {
+    child: Child,
+    /// Stands for this very process, also after its number was given to another one.
+    pidfd: OwnedFd,
+    /// `None` once it has said whether there is a mount, or hung up.
+    output: Option<File>,
+    heard: Heard,
+}
+
+impl Started {
+    /// Starts one in this directory.
+    pub(super) fn new(plan: &Plan, directory: &Path) -> io::Result<Self> {
+        let (output, input) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let stderr = match plan.foreground {
+            true => Stdio::inherit(),
+            false => input.try_clone()?.into(),
+        };
+        // Not by its name: the program may have been replaced since it was started.
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("latchfs")
+            .args(plan.daemon_args())
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(input)
+            .stderr(stderr);
+        if plan.config.replaces.is_some() && std::env::var_os(FUSERMOUNT).is_none() {
+            // Else fuser tries which one there is, while the directory beneath can be seen.
+            command.env(FUSERMOUNT, "fusermount3");
+        }
+        let child = command.spawn()?;
+        let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        // The command, and with it our own writing end of the pipe, ends here.
+        Ok(Self {
+            child,
+            pidfd,
+            output: Some(output.into()),
+            heard: Heard::default(),
+        })
+    }
+
+    /// Its number.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// To be read when it has ended.
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// To be read when it has said something, as long as it may.
+    pub(super) fn output(&self) -> Option<BorrowedFd<'_>> {
+        self.output.as_ref().map(File::as_fd)
+    }
+
+    /// Listens once: how the mount went, if it has said so.
+    pub(super) fn hear(&mut self) -> io::Result<Option<Result<(), Failure>>> {
+        let Some(output) = &mut self.output else {
+            return Ok(None);
+        };
+        let mut buffer = [0; 4096];
+        let length = output.read(&mut buffer)?;
+        self.heard.bytes.extend_from_slice(&buffer[..length]);
+        let verdict = self.heard.verdict();
+        if verdict.is_some() || length == 0 {
+            self.output = None;
+        }
+        Ok(verdict)
+    }
+
+    /// Has it begun to take away the dead mount that it is to replace?
+    pub(super) fn has_uncovered(&self) -> bool {
+        self.heard.has_uncovered()
+    }
+
+    /// Sends it a signal; nothing happens if it has ended.
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Err(errno) = rustix::process::pidfd_send_signal(&self.pidfd, signal) {
+            log::debug!("process {}: {errno}", self.pid());
+        }
+    }
+
+    /// Waits for its end.
+    pub(super) fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
+    }
+
+    /// What to say of it if it ended without a word for us.
+    pub(super) fn obituary(&self, status: ExitStatus) -> Failure {
+        self.heard.obituary(status)
     }
 }
 
@@ -112,8 +207,14 @@ impl Heard {
         })
     }
 
+    fn has_uncovered(&self) -> bool {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let mut words = text.lines().filter_map(|line| line.strip_prefix(MARK));
+        words.any(|word| word == UNCOVERED)
+    }
+
     /// What to say of a daemon that died without a word for us.
-    fn obituary(&self, status: std::process::ExitStatus) -> Failure {
+    fn obituary(&self, status: ExitStatus) -> Failure {
         let said = one_line(&String::from_utf8_lossy(&self.bytes));
         let said: String = said.chars().take(LAST_WORDS).collect();
         let said = if said.is_empty() {
@@ -139,27 +240,38 @@ pub(super) fn take_name() {
 pub(super) struct Reporter {
     /// Nobody listens any more, and stdout is no longer the pipe.
     done: AtomicBool,
+    /// stderr is the user's, not the pipe.
+    in_foreground: bool,
+    /// It is not the user who waits, but a process that supervises.
+    again: bool,
 }
 
 impl Reporter {
     /// Makes this process a daemon: a session of its own, so that it ends with no terminal.
-    pub(super) fn start() -> Self {
+    pub(super) fn start(args: &MountArgs) -> Self {
         // It fails for the leader of a process group, which has what it needs already or was
         // started by hand.
         let _ = rustix::process::setsid();
-        take_name();
         Self {
             done: AtomicBool::new(false),
+            in_foreground: args.foreground,
+            again: args.replaces.is_some(),
         }
     }
 
     /// The mount answers: lets the first process return.
     pub(super) fn ready(&self) {
-        if !self.tell("ready") {
+        if !self.tell("ready") && !self.again {
             // Its user pressed Ctrl-C, and does not expect a mount now.
             log::warn!("the command that started this daemon is gone; stopping");
             let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
         }
+    }
+
+    /// The dead mount that is to be replaced is going.
+    pub(super) fn uncovered(&self) {
+        let line = format!("{MARK}{UNCOVERED}\n");
+        let _ = write_all(rustix::stdio::stdout(), line.as_bytes());
     }
 
     /// There will be no mount. Says nothing once the mount was ready: then only the log is left.
@@ -178,7 +290,9 @@ impl Reporter {
         // other end is gone: writing to it fails, which standard output ignores.
         if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
             let _ = rustix::stdio::dup2_stdout(&null);
-            let _ = rustix::stdio::dup2_stderr(&null);
+            if !self.in_foreground {
+                let _ = rustix::stdio::dup2_stderr(&null);
+            }
         }
         heard
     }
@@ -200,7 +314,6 @@ fn write_all(fd: impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt as _;
-    use std::process::ExitStatus;
 
     fn heard(text: &str) -> Heard {
         Heard {
@@ -226,6 +339,7 @@ mod tests {
             "latchfs-daemon:ready",
             "noise\nlatchfs-daemon:5 it",
             "ready\n",
+            "latchfs-daemon:uncovered\n",
             "5 x\n",
         ] {
             assert_eq!(heard(text).verdict(), None, "{text}");

@@ -4,9 +4,10 @@
 //! `exit::Exit`. Everything is checked before anything is changed.
 //!
 //! `mount` returns once the mount answers. It starts the command again as the daemon
-//! (`daemon`), which tells the first process by a pipe how it went. Nothing here may touch a
-//! path inside a latchfs mount: its daemon might not answer (`resolve`). Only `phases` does, as any
-//! program that reads files.
+//! (`daemon`), which tells the first process by a pipe how it went. With `--supervise` a process stays
+//! between the two (`supervise`). Nothing here may touch a path inside a latchfs mount: its daemon
+//! might not answer (`resolve`). Only `phases` does, as any program that reads files, and what
+//! `supervise` starts to find just that out.
 
 mod args;
 mod check;
@@ -27,6 +28,7 @@ mod reload;
 mod resolve;
 mod rules;
 mod served;
+mod supervise;
 mod umount;
 mod values;
 
@@ -75,6 +77,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Reload(reload) => reload::run(reload),
         Command::Check(check) => check::run(check),
         Command::Recover(recover) => recover::run(recover),
+        Command::Watchdog(command) => supervise::run_probe(command),
         Command::Phases(phases) => phases::run(phases),
     }
 }

@@ -7,8 +7,9 @@ use super::daemon::{self, Reporter};
 use super::exit::{Exit, Failure, complain, shell_word};
 use super::logging::{self, Destination};
 use super::plan::Plan;
+use super::supervise;
 use crate::config::MountConfig;
-use crate::fuse::session::{ServeError, ServeErrorKind, serve};
+use crate::fuse::session::{News, ServeError, ServeErrorKind, serve};
 
 /// Does what the command line asks for.
 pub(super) fn run(args: &MountArgs, verbose: u8) -> Result<(), Failure> {
@@ -33,16 +34,27 @@ fn run_in_foreground(plan: Plan) -> Result<(), Failure> {
         None => Destination::Stderr,
     };
     logging::start(destination, plan.verbose);
+    if let Some(supervision) = plan.supervise {
+        let bypass = bypass_warning(&plan.config);
+        let ready = || {
+            if let Some(warning) = &bypass {
+                log::warn!("{warning}");
+            }
+        };
+        return supervise::run(&plan, supervision, ready);
+    }
     daemon::take_name();
     let config = plan.config.clone();
     let bypass = bypass_warning(&plan.config);
-    let ready = || {
-        log::info!("mounted {}", describe(&plan.config));
-        if let Some(warning) = &bypass {
-            log::warn!("{warning}");
+    let tell = |news| {
+        if news == News::Ready {
+            log::info!("mounted {}", describe(&plan.config));
+            if let Some(warning) = &bypass {
+                log::warn!("{warning}");
+            }
         }
     };
-    serve(config, ready).map_err(|error| failure(&error, &plan.config))
+    serve(config, tell).map_err(|error| failure(&error, &plan.config))
 }
 
 fn run_in_background(plan: &Plan) -> Result<(), Failure> {
@@ -67,7 +79,7 @@ fn bypass_warning(config: &MountConfig) -> Option<String> {
 
 /// Whatever happens here is told to the process that started the daemon, as long as it listens.
 fn run_as_daemon(args: &MountArgs, verbose: u8) -> Result<(), Failure> {
-    let reporter = Reporter::start();
+    let reporter = Reporter::start(args);
     let done = serve_as_daemon(args, verbose, &reporter);
     if let Err(failure) = &done {
         log::error!("{}", failure.message);
@@ -81,20 +93,28 @@ fn serve_as_daemon(args: &MountArgs, verbose: u8, reporter: &Reporter) -> Result
     let plan = Plan::new(args, verbose)?;
     let destination = match &plan.log_file {
         Some(path) => Destination::File(logging::open_log_file(path)?),
+        None if plan.foreground => Destination::Stderr,
         None => Destination::Syslog,
     };
     logging::start(destination, verbose);
+    if let Some(supervision) = plan.supervise {
+        return supervise::run(&plan, supervision, || reporter.ready());
+    }
+    daemon::take_name();
     let config = plan.config.clone();
-    let ready = || {
-        log::info!("mounted {}", describe(&plan.config));
-        reporter.ready();
+    let tell = |news| match news {
+        News::Uncovered => reporter.uncovered(),
+        News::Ready => {
+            log::info!("mounted {}", describe(&plan.config));
+            reporter.ready();
+        }
     };
-    serve(config, ready).map_err(|error| failure(&error, &plan.config))?;
+    serve(config, tell).map_err(|error| failure(&error, &plan.config))?;
     log::info!("unmounted {}", describe(&plan.config));
     Ok(())
 }
 
-fn describe(config: &MountConfig) -> String {
+pub(super) fn describe(config: &MountConfig) -> String {
     format!(
         "{} on {}",
         config.backing.display(),

@@ -111,6 +111,11 @@ impl MountTable {
         })
     }
 
+    /// The mount with this id.
+    pub(super) fn by_id(&self, id: u64) -> Option<&Mount> {
+        self.mounts.iter().find(|mount| mount.id == id)
+    }
+
     /// Whether this very mount is still in the table.
     pub(super) fn contains(&self, mount: &Mount) -> bool {
         // The kernel uses ids and device numbers again at once, so alone they would not do. The

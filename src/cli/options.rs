@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::exit::Failure;
-use super::values::{any_duration, positive_duration, size};
+use super::values::{any_duration, duration_or_off, positive_duration, size};
 use crate::config::{Durability, Readers};
 
 /// Pairs of options of which the last one given wins, as in mount(8).
@@ -46,6 +46,9 @@ pub(super) struct MountOptions {
     pub(super) config: Option<PathBuf>,
     pub(super) log_file: Option<PathBuf>,
     pub(super) foreground: bool,
+    pub(super) supervise: bool,
+    pub(super) watchdog: Option<Duration>,
+    pub(super) restart_pause: Option<Duration>,
 }
 
 impl MountOptions {
@@ -89,6 +92,7 @@ impl MountOptions {
             "default_permissions" => {}
             "dirsync" => self.set_kernel(name, &[name]),
             "foreground" => self.foreground = true,
+            "supervise" => self.supervise = true,
             _ => match SWITCHES.iter().find(|pair| pair.contains(&name)) {
                 Some(pair) => self.set_kernel(name, pair),
                 None if is_own_value(name) || matches!(name, "fsname" | "subtype") => {
@@ -106,6 +110,8 @@ impl MountOptions {
         match name.replace('-', "_").as_str() {
             "lock_timeout" => self.lock_timeout = Some(parse(name, value, positive_duration)?),
             "unmount_timeout" => self.unmount_timeout = Some(parse(name, value, any_duration)?),
+            "watchdog" => self.watchdog = Some(parse(name, value, duration_or_off)?),
+            "restart_pause" => self.restart_pause = Some(parse(name, value, any_duration)?),
             "readers" => self.readers = Some(parse(name, value, choice)?),
             "durability" => self.durability = Some(parse(name, value, choice)?),
             "kept_max_age" => self.kept_max_age = Some(parse(name, value, any_duration)?),
@@ -171,6 +177,8 @@ fn is_own_value(name: &str) -> bool {
             | "kept_max_size"
             | "config"
             | "log_file"
+            | "watchdog"
+            | "restart_pause"
     )
 }
 

@@ -11,6 +11,7 @@ use super::args::MountArgs;
 use super::checks::{self, Directories};
 use super::exit::Failure;
 use super::options::{MountOptions, escape};
+use super::supervise::{DEFAULT_RESTART_PAUSE, DEFAULT_WATCHDOG};
 use crate::config::{DEFAULT_UNMOUNT_TIMEOUT, MountConfig, Overrides};
 
 /// A mount whose settings and directories have been checked.
@@ -21,13 +22,31 @@ pub(super) struct Plan {
     /// Absolute.
     pub(super) log_file: Option<PathBuf>,
     pub(super) verbose: u8,
+    pub(super) supervise: Option<Supervision>,
+}
+
+/// How the daemon is looked after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Supervision {
+    /// How long it may answer nothing. `None`: for ever.
+    pub(super) watchdog: Option<Duration>,
+    /// The longest pause before a new one is started.
+    pub(super) restart_pause: Duration,
 }
 
 impl Plan {
     /// Settles what was asked for, or says why it cannot be done. Changes nothing.
     pub(super) fn new(args: &MountArgs, verbose: u8) -> Result<Self, Failure> {
         let options = MountOptions::parse(&args.options)?;
-        let directories = checks::directories(&args.backing, args.mountpoint.as_deref())?;
+        let mountpoint = args.mountpoint.as_deref();
+        let directories = match args.replaces {
+            // Checked before the first daemon was started. Now there is only a dead mount to be seen.
+            Some(_) => Directories {
+                backing: args.backing.clone(),
+                mountpoint: mountpoint.unwrap_or(&args.backing).to_owned(),
+            },
+            None => checks::directories(&args.backing, mountpoint)?,
+        };
         if let Some(source) = &options.source {
             check_source(source, &args.backing, &directories.backing)?;
         }
@@ -46,6 +65,7 @@ impl Plan {
         let config = MountConfig {
             backing,
             mountpoint,
+            replaces: args.replaces,
             config: config_file,
             overrides: overrides(args, &options),
             unmount_timeout: unmount_timeout(args, &options),
@@ -59,6 +79,7 @@ impl Plan {
             foreground,
             log_file,
             verbose,
+            supervise: supervision(args, &options)?,
         })
     }
 
@@ -104,6 +125,18 @@ impl Plan {
                 args.push(arg);
             }
         }
+        if self.foreground {
+            args.push("--foreground".into());
+        }
+        if let Some(supervision) = &self.supervise {
+            let watchdog = supervision.watchdog.unwrap_or_default();
+            args.push("--supervise".into());
+            args.push(format!("--watchdog={}", seconds(watchdog)).into());
+            args.push(format!("--restart-pause={}", seconds(supervision.restart_pause)).into());
+        }
+        if let Some(id) = config.replaces {
+            args.push(format!("--replaces={id}").into());
+        }
         args.extend((0..self.verbose).map(|_| OsString::from("-v")));
         // After the dashes, a path that starts with one is no option.
         args.push("--".into());
@@ -140,6 +173,30 @@ pub(super) fn overrides(args: &MountArgs, options: &MountOptions) -> Overrides {
 pub(super) fn daemon_unmount_timeout(args: &MountArgs) -> Duration {
     let options = MountOptions::parse(&args.options).unwrap_or_default();
     unmount_timeout(args, &options)
+}
+
+fn supervision(args: &MountArgs, options: &MountOptions) -> Result<Option<Supervision>, Failure> {
+    let watchdog = args.watchdog.or(options.watchdog);
+    let restart_pause = args.restart_pause.or(options.restart_pause);
+    if !args.supervise && !options.supervise {
+        return match (watchdog, restart_pause) {
+            (None, None) => Ok(None),
+            _ => Err(Failure::usage(
+                "--watchdog and --restart-pause need --supervise; add it",
+            )),
+        };
+    }
+    if options.auto_unmount {
+        return Err(Failure::usage(
+            "mount option auto_unmount takes a dead mount away, which --supervise replaces; leave \
+             one out",
+        ));
+    }
+    let watchdog = watchdog.unwrap_or(DEFAULT_WATCHDOG);
+    Ok(Some(Supervision {
+        watchdog: (!watchdog.is_zero()).then_some(watchdog),
+        restart_pause: restart_pause.unwrap_or(DEFAULT_RESTART_PAUSE),
+    }))
 }
 
 fn unmount_timeout(args: &MountArgs, options: &MountOptions) -> Duration {
@@ -328,10 +385,34 @@ mod tests {
             "--config",
             "relative.toml",
         ];
-        for given in [&given[..], &[]] {
+        let supervised = ["--supervise", "--watchdog=off", "-o", "restart_pause=2m"];
+        for given in [&given[..], &supervised, &[]] {
             let first = scene.plan(given).unwrap();
             let second = plan(first.daemon_args()).unwrap();
             assert_eq!(format!("{first:?}"), format!("{second:?}"));
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_supervision_needs_it() {
+        let scene = Scene::new();
+        let plan = scene.plan(&["-o", "supervise,watchdog=0"]).unwrap();
+        let expected = Supervision {
+            watchdog: None,
+            restart_pause: DEFAULT_RESTART_PAUSE,
+        };
+        assert_eq!(plan.supervise, Some(expected));
+        for (given, words) in [
+            (&["--watchdog=5s"][..], "need --supervise"),
+            (&["-o", "restart_pause=5s"], "need --supervise"),
+            (
+                &["--supervise", "-o", "auto_unmount,allow_other"],
+                "leave one out",
+            ),
+        ] {
+            let failure = scene.plan(given).unwrap_err();
+            assert_eq!(failure.exit.code(), 2);
+            assert!(failure.message.contains(words), "{}", failure.message);
         }
     }
 

@@ -26,6 +26,9 @@ use crate::backing::{Dir, Errno, proc_path};
 /// The name of every daemon's process in `/proc/PID/comm`.
 const NAME: &str = "latchfs\n";
 
+/// That of a process that supervises one.
+const SUPERVISOR: &str = "latchfs-superv\n";
+
 /// What a path that the user names belongs to.
 #[derive(Debug)]
 pub(super) struct Served {
@@ -117,12 +120,24 @@ pub(super) fn is_daemon(pid: u32, user: u32) -> bool {
     user_of(pid) == Some(user) && mount_args(pid).is_some()
 }
 
+/// The process that starts this daemon again when it dies, if there is one.
+pub(super) fn supervisor_of(daemon: u32) -> Option<u32> {
+    let parent = status_field(daemon, "PPid:", 0)?;
+    let name = std::fs::read_to_string(format!("/proc/{parent}/comm")).ok()?;
+    (name == SUPERVISOR && user_of(parent) == user_of(daemon)).then_some(parent)
+}
+
 /// Whose rights a process has.
 fn user_of(pid: u32) -> Option<u32> {
+    status_field(pid, "Uid:", 1)
+}
+
+/// A number in `/proc/PID/status`: the n-th one of the line that begins so.
+fn status_field(pid: u32, name: &str, n: usize) -> Option<u32> {
     // Not by stat(2) of the directory, which is root's if the program may not be read.
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().nth(n)?.parse().ok()
 }
 
 /// The command line of a daemon; `None` if the process is none.

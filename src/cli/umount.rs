@@ -16,7 +16,7 @@ use super::logging::{self, Destination};
 use super::mounts::{Mount, MountTable};
 use super::plan::daemon_unmount_timeout;
 use super::resolve::{Place, resolve};
-use super::served::{daemon_of, mount_args};
+use super::served::{daemon_of, mount_args, supervisor_of};
 use crate::config::DEFAULT_UNMOUNT_TIMEOUT;
 
 /// What a daemon gets beyond its own unmount timeout before it counts as stuck.
@@ -89,7 +89,8 @@ fn check_owner(mount: &Mount) -> Result<(), Failure> {
 /// The live process that serves a mount.
 struct Daemon {
     pid: Pid,
-    /// Stands for this very process, also after its number was given to another one.
+    /// Whom to ask, and to wait for: the daemon, or the process that would start it again. Stands for
+    /// that very process, also after its number was given to another one.
     pidfd: OwnedFd,
 }
 
@@ -103,7 +104,10 @@ impl Daemon {
         let Some(pid) = find(&read_table()?) else {
             return Ok(None);
         };
-        let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        let supervisor = supervisor_of(pid.as_raw_nonzero().get().unsigned_abs());
+        let supervisor = supervisor.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        let asked = supervisor.unwrap_or(pid);
+        let pidfd = match rustix::process::pidfd_open(asked, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
             Err(Errno::SRCH) => return Ok(None),
             Err(error) => {

@@ -17,6 +17,14 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration that can be none.
+pub(super) fn duration_or_off(text: &str) -> Result<Duration, String> {
+    match text {
+        "off" => Ok(Duration::ZERO),
+        _ => any_duration(text),
+    }
+}
+
 /// A number of bytes: `500M`, `2 GiB`; a plain number is bytes.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let size = text.parse::<bytesize::ByteSize>();

@@ -1,10 +1,10 @@
 //! Files that are appended to: each write(2) of an `O_APPEND` handle is one record.
 //!
-//! A record goes into the inode of the current version, in place. For as long as that takes, its
-//! thread holds the file's lease ([`turn`](super::turn)): records come one after the other, none comes while a
-//! transaction is in flight (whose commit would lose it), and a transaction that begins finds whole
-//! records. The handle itself holds nothing. It belongs to the file, not to one version: after a
-//! commit its next record goes into the version that is current then.
+//! A record goes into the inode of the current version, in place, at once: it needs no lease. Records
+//! come one after the other, by a [`turn`](super::turn) each, and so a transaction that begins finds whole ones. It
+//! does not see those that come while it is in flight ([`Inner::mark`](super::transaction::Inner::mark)); its commit adds them to its version
+//! before that takes the place of the old one, and for that moment has the turn. The handle belongs to the
+//! file, not to one version: after a commit its next record goes into the version that is current then.
 //!
 //! Readers never wait, and see whole records only: what is being written is kept from them
 //! ([`Growth::visible`]). That takes every read to be a request, so a file that is appended to has a
@@ -24,13 +24,13 @@ use super::open::{OpenFlags, Opened, OpenedOn, Wish, look};
 use super::records::Growth;
 use super::transaction::{Phase, Writer};
 use super::tree::{Key, NodeId};
-use super::turn::Turn;
 use super::version::Version;
 use super::{Caller, Done, Engine, State};
 use crate::backing::kept::is_lack_of_room;
 use crate::backing::shadow::errno;
-use crate::backing::{Dir, Errno};
+use crate::backing::{Dir, Errno, identity};
 use crate::config::Durability;
+use crate::leases::Acquire;
 use crate::rules::{Policy, Treatment, Validation};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
@@ -38,7 +38,6 @@ use log::{error, warn};
 use rustix::fs::{FallocateFlags, OFlags};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::time::Duration;
 
 /// An open handle with `O_APPEND`.
 #[derive(Debug)]
@@ -49,8 +48,6 @@ pub struct Appender {
     pub who: Writer,
     /// May it be read?
     pub readable: bool,
-    /// The longest that a record waits.
-    pub lock_timeout: Duration,
     /// How much its close waits for the disk.
     pub durability: Durability,
     /// The version that its last record went to.
@@ -152,25 +149,21 @@ impl Engine {
         who: Writer,
         version: Arc<Version>,
     ) -> Opened {
-        let (lock_timeout, durability) = {
+        let durability = {
             let mut state = self.state.lock();
             *state.appenders.entry(key).or_default() += 1;
             if let Some(inode) = state.tree.inode_mut(key) {
                 inode.appended = true;
             }
             match self.treatment_of(&state, key) {
-                Some(treatment) => (treatment.lock_timeout, treatment.durability),
-                None => {
-                    let defaults = self.settings().defaults;
-                    (defaults.lock_timeout, defaults.durability)
-                }
+                Some(treatment) => treatment.durability,
+                None => self.settings().defaults.durability,
             }
         };
         let appender = Appender {
             inode: key,
             who,
             readable: flags.read_write,
-            lock_timeout,
             durability,
             version: Mutex::new(version),
             dirty: AtomicBool::new(false),
@@ -188,22 +181,40 @@ impl Engine {
         key: Key,
         pinned: Option<Arc<Version>>,
     ) -> Result<Arc<Version>, Errno> {
-        let (old, watched) = {
+        loop {
+            if let Some(version) = self.try_version_to_append(key, pinned.clone())? {
+                return Ok(version);
+            }
+        }
+    }
+
+    /// The same; `None` if a commit or a reader was faster, and has it open as one that does not
+    /// grow.
+    fn try_version_to_append(
+        &self,
+        key: Key,
+        pinned: Option<Arc<Version>>,
+    ) -> Result<Option<Arc<Version>>, Errno> {
+        let (old, of, watched) = {
             let mut state = self.state.lock();
-            let current = state.tree.inode(key).ok_or(Errno::STALE)?.current;
+            let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
+            let (current, of) = (inode.current, inode.identity);
             match state.tree.alive(current).1 {
-                Some(open) if open.policy == Policy::Append => return Ok(open),
+                Some(open) if open.policy == Policy::Append => return Ok(Some(open)),
                 // It was renamed to be used directly: who has it open goes on as before.
                 Some(open) if open.policy == Policy::Direct => {
-                    return pinned.ok_or(Errno::BUSY);
+                    return pinned.map(Some).ok_or(Errno::BUSY);
                 }
                 Some(open) => {
                     state.tree.renew(key);
-                    (Some(open), Some(current))
+                    (Some(open), of, Some(current))
                 }
-                None => (None, None),
+                None => (None, of, None),
             }
         };
+        if self.is_torn(key) {
+            return Err(Errno::IO);
+        }
         let opened = self.at_place(key, |dir, name, identity| {
             let append = OFlags::RDWR | OFlags::APPEND;
             let file = match dir.open_file(name, append, identity) {
@@ -213,17 +224,22 @@ impl Engine {
                 }
                 other => other,
             };
-            Ok(Arc::new(file?))
+            // While its name can't change: after a commit it would be another file.
+            let file = Arc::new(file?);
+            let growth = Growth::new(Some(file.clone()), None);
+            Ok((self.add_growing(key, growth, file)?, identity))
         });
-        let file = match (opened, pinned) {
-            (Ok(file), _) => file,
+        let (version, identity) = match (opened, pinned) {
+            (Ok((Some(version), identity)), _) => (version, identity),
+            (Ok((None, _)), _) => return Ok(None),
             (Err(Errno::STALE | Errno::NOENT), Some(pinned)) if pinned.growth().is_some() => {
-                return Ok(pinned);
+                return Ok(Some(pinned));
             }
             (Err(errno), _) => return Err(errno),
         };
-        let version = self.add_growing(key, Growth::new(Some(file.clone()), None), file)?;
-        if let (Some(old), Some(growth)) = (old, version.growth()) {
+        if let (Some(old), Some(growth)) = (old, version.growth())
+            && of == Some(identity)
+        {
             old.grows(growth);
         }
         if let (Some(before), Some(kernel)) = (watched, self.kernel.get()) {
@@ -231,25 +247,30 @@ impl Engine {
             kernel.drop_attributes(before);
             self.tell_watchers(key, watched);
         }
-        Ok(version)
+        Ok(Some(version))
     }
 
+    /// Makes `file` the version that is open; `None` if there is one that does not grow.
     fn add_growing(
         &self,
         key: Key,
         growth: Arc<Growth>,
         file: Arc<File>,
-    ) -> Result<Arc<Version>, Errno> {
+    ) -> Result<Option<Arc<Version>>, Errno> {
+        let opened = identity(&rustix::fs::fstat(&file)?);
         let version = Version::growing(file, growth);
         let mut state = self.state.lock();
-        let current = state.tree.inode(key).ok_or(Errno::STALE)?.current;
+        let inode = state.tree.inode(key).ok_or(Errno::STALE)?;
+        let current = inode.current;
         match state.tree.alive(current).1 {
+            // A version has taken its place, or is being copied over it.
+            _ if inode.rewriting || inode.identity != Some(opened) => Err(Errno::STALE),
             // Somebody was faster; all must share one.
-            Some(open) if open.policy == Policy::Append => Ok(open),
-            Some(_) => Err(Errno::STALE),
+            Some(open) if open.policy == Policy::Append => Ok(Some(open)),
+            Some(_) => Ok(None),
             None => {
                 state.tree.opened(current, &version);
-                Ok(version)
+                Ok(Some(version))
             }
         }
     }
@@ -274,6 +295,7 @@ impl Engine {
         } = self.make_file(caller, (parent, dir), name, mode, access)?;
         let growth = Growth::new(Some(file.clone()), Some(dir.clone()));
         let version = self.add_growing(key, growth, file);
+        let version = version.and_then(|version| version.ok_or(Errno::STALE));
         let version = version.inspect_err(|_| self.forget(claim.node, 1))?;
         let opened = self.append_handle(key, flags, writer.clone(), version);
         match self.entry(claim, None) {
@@ -288,8 +310,7 @@ impl Engine {
     /// write(2) of an append handle: one record.
     ///
     /// # Errors
-    /// Through `done`: `ETIMEDOUT`, `EINTR` if it waited for a transaction in vain; `ENOSPC`,
-    /// `EDQUOT`, `EIO`: then nothing of the record is in the file.
+    /// Through `done`: `ENOSPC`, `EDQUOT`, `EIO`: then nothing of the record is in the file.
     pub(super) fn append(
         self: &Arc<Self>,
         caller: Caller,
@@ -307,51 +328,54 @@ impl Engine {
             );
             return done(Err(Errno::IO));
         }
+        let own = {
+            let state = self.state.lock();
+            let inode = state.tree.inode(appender.inode);
+            let transaction = inode.and_then(|inode| inode.transaction.clone());
+            transaction.filter(|t| t.writer.tid == caller.tid && t.is_in_flight())
+        };
+        if let Some(own) = own {
+            let data = data.to_vec();
+            return self.spawn(
+                move |engine| match engine.append_to_own(caller, &own, &data) {
+                    // Its last close came first: then it is a record after that version.
+                    Err(Errno::IO) if !own.is_in_flight() => {
+                        engine.append_later(appender, placement, data, done);
+                    }
+                    result => done(result),
+                },
+            );
+        }
         let quick = appender.version().growth().map(|g| g.is_quick(data.len()));
-        if quick == Some(true) && self.turn_at_once(caller, appender.inode) {
+        let quick = quick == Some(true) && !self.is_unsettled(appender.inode);
+        if quick && let Some(turn) = self.turn_at_once(appender.inode) {
             let result = self.record(&appender, placement, data);
-            self.end_turn(appender.inode);
+            drop(turn);
             match result {
                 // Kept versions may make way, which blocks.
                 Err(errno) if is_lack_of_room(errno) => {}
                 result => return done(result),
             }
         }
-        let data = data.to_vec();
-        self.append_later(caller, appender, placement, data, done);
+        self.append_later(appender, placement, data.to_vec(), done);
     }
 
     /// The same, by a thread of the pool, after whoever is first.
     fn append_later(
         self: &Arc<Self>,
-        caller: Caller,
         appender: Arc<Appender>,
         placement: Placement,
         data: Vec<u8>,
         done: Done<u32>,
     ) {
-        let (key, limit) = (appender.inode, appender.lock_timeout);
-        self.take_turn(caller, key, limit, move |engine, turn| match turn {
-            Ok(Turn::Taken) => {
-                let file = appender.version().file();
-                let (to, bytes) = ((&*file, &appender.who.credentials), data.len() as u64);
-                let record = || engine.record(&appender, placement, &data);
-                let result = engine.with_room(to, bytes, record);
-                engine.end_turn(key);
-                done(result);
-            }
-            Ok(Turn::Own(own)) => match engine.append_to_own(caller, &own, &data) {
-                // Its last close came first: then it is a record after that version.
-                Err(Errno::IO) if !own.is_in_flight() => {
-                    let engine = engine.clone();
-                    own.after_commit(move |_| {
-                        engine.append_later(caller, appender, placement, data, done);
-                    });
-                }
-                result => done(result),
-            },
-            Ok(Turn::Again) => engine.append_later(caller, appender, placement, data, done),
-            Err(errno) => done(Err(errno)),
+        self.take_turn(appender.inode, move |engine, turn| {
+            let file = appender.version().file();
+            let (to, bytes) = ((&*file, &appender.who.credentials), data.len() as u64);
+            let record = || engine.record(&appender, placement, &data);
+            let settled = engine.settle_inode(appender.inode);
+            let result = settled.and_then(|()| engine.with_room(to, bytes, record));
+            drop(turn);
+            done(result);
         });
     }
 
@@ -453,17 +477,9 @@ impl Engine {
         }
     }
 
-    /// Is a transaction of somebody else in flight on a file? What the kernel asks for under the inode's
-    /// lock must not wait for that: a name operation on the file would wait, too, and with it
-    /// everybody in its directory.
-    pub(super) fn is_another_writing(&self, caller: Caller, key: Key) -> bool {
-        let state = self.state.lock();
-        let transaction = state.tree.inode(key).and_then(|i| i.transaction.as_ref());
-        transaction.is_some_and(|t| t.writer.tid != caller.tid && t.is_in_flight())
-    }
-
     /// ftruncate(2) of an append handle: a version of its own (R2). `EBUSY` while somebody else writes
-    /// the file.
+    /// the file: the kernel asks for it under the inode's lock, for which a name operation on the file
+    /// would wait, too, and with it everybody in its directory.
     pub(super) fn truncate_appended(
         self: &Arc<Self>,
         caller: Caller,
@@ -471,32 +487,39 @@ impl Engine {
         (appender, change, size): (Arc<Appender>, Change, u64),
         done: Done<Attributes>,
     ) {
-        let writer = self.writer(caller);
-        let (key, limit) = (appender.inode, appender.lock_timeout);
-        if self.is_another_writing(caller, key) {
-            return done(Err(Errno::BUSY));
-        }
-        self.take_turn(caller, key, limit, move |engine, turn| match turn {
-            Ok(Turn::Taken) if engine.is_nameless(key) => {
+        let key = appender.inode;
+        if self.is_nameless(key) {
+            return self.take_turn(key, move |engine, turn| {
                 let truncated = engine.truncate_in_place(&appender, size);
-                engine.end_turn(key);
+                drop(turn);
                 done(truncated.and_then(|()| engine.attributes(node)));
+            });
+        }
+        let writer = self.writer(caller);
+        let (granted, transaction) = {
+            let state = &mut *self.state.lock();
+            let acquired = self.lease_at_once(state, key, caller.tid);
+            let in_flight = state.tree.inode(key).and_then(|i| i.transaction.clone());
+            match (acquired, in_flight) {
+                (Acquire::Granted, _) => (true, Some(self.begin(state, key, writer, Phase::Open))),
+                (_, other) => (false, other),
             }
-            Ok(Turn::Taken) => {
-                let state = &mut *engine.state.lock();
-                let transaction = engine.begin(state, key, writer, Phase::Open);
-                engine.spawn(move |engine| {
-                    engine.take_base(&transaction);
-                    let truncation = (transaction, true);
-                    engine.truncate_by(caller, node, (change, size), truncation, done);
+        };
+        match transaction {
+            Some(own) if granted => {
+                self.truncate_by(caller, node, (change, size), (own, true), done);
+            }
+            Some(own) if own.writer.tid == caller.tid && own.is_in_flight() => {
+                self.truncate_by(caller, node, (change, size), (own, false), done);
+            }
+            Some(other) if other.is_closing() => {
+                let engine = self.clone();
+                other.after_commit(move |_| {
+                    engine.truncate_appended(caller, node, (appender, change, size), done);
                 });
             }
-            Ok(Turn::Own(own)) => {
-                engine.truncate_by(caller, node, (change, size), (own, false), done);
-            }
-            Ok(Turn::Again) => done(Err(Errno::BUSY)),
-            Err(errno) => done(Err(errno)),
-        });
+            _ => done(Err(Errno::BUSY)),
+        }
     }
 
     /// A file without a name has no versions.
@@ -509,20 +532,26 @@ impl Engine {
         rustix::fs::ftruncate(&file, size)
     }
 
-    /// fallocate(2) of an append handle; its turn has come.
+    /// fallocate(2) of an append handle; its turn has come. `EBUSY` while somebody writes the file.
     pub(super) fn allocate_appended(
         &self,
         appender: &Appender,
         (mode, offset, size): (FallocateFlags, u64, u64),
     ) -> Result<(), Errno> {
+        let state = self.state.lock();
+        let inode = state.tree.inode(appender.inode);
+        if inode.is_some_and(|inode| inode.transaction.is_some()) {
+            return Err(Errno::BUSY);
+        }
+        drop(state);
+        self.settle_inode(appender.inode)?;
         let version = self.version_to_append(appender.inode, Some(appender.version()))?;
         let growth = version.growth().ok_or(Errno::IO)?;
+        // What it does to the content is no record.
+        version.forget_log();
+        self.store()?.settle_logs()?;
         let mut records = growth.records.lock();
         let (file, _) = self.ready(appender.inode, &version, &mut records)?;
-        // What it does to the content is no record.
-        if let Some(log) = records.log.take() {
-            log.remove();
-        }
         clear_privileges(&file, &appender.who.credentials)?;
         let allocate = || rustix::fs::fallocate(&file, mode, offset, size);
         let result = self.approved(&appender.who.credentials, allocate);

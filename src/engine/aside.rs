@@ -196,7 +196,7 @@ impl Engine {
             // What failed half-way has the other half.
             Some(shadow) => bytes.saturating_sub(room_of(shadow.file())),
             // It is to be a copy.
-            None => bytes.saturating_add(content.map_or(0, |file| room_of(&file))),
+            None => bytes.saturating_add(content.map_or(0, |content| room_of(&content.file))),
         };
         store.keeper().give_way(Lacking {
             errno,

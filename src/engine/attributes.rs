@@ -7,7 +7,6 @@
 use super::lookup::{Attributes, VALID};
 use super::transaction::{Phase, Transaction};
 use super::tree::{Key, NodeId};
-use super::turn::Turn;
 use super::{Caller, Done, Engine};
 use crate::backing::credentials::{APPROVED_BUT_SETGID, NOTHING, acting_as};
 use crate::backing::dir;
@@ -165,8 +164,11 @@ impl Engine {
                 owned,
             )
         };
-        if let Some(file) = content {
-            let mut stat = rustix::fs::fstat(&*file)?;
+        if let Some(content) = content {
+            let mut stat = rustix::fs::fstat(&*content.file)?;
+            if let Some(limit) = content.limit {
+                stat.st_size = stat.st_size.min(limit as _);
+            }
             if let Some(owned) = owned {
                 // Not the shadow's, where the daemon may not give that away: the commit will keep
                 // the file's inode then.
@@ -307,38 +309,9 @@ impl Engine {
         }
         let truncation = match truncation {
             Ok(truncation) => truncation,
-            Err(Errno::AGAIN) => return self.truncate_after_record(caller, node, done),
             Err(errno) => return done(Err(errno)),
         };
         self.truncate_by(caller, node, (change, size), truncation, done);
-    }
-
-    /// A record is being appended, which does not take long.
-    fn truncate_after_record(
-        self: &Arc<Self>,
-        caller: Caller,
-        node: NodeId,
-        done: Done<Attributes>,
-    ) {
-        let writer = self.writer(caller);
-        let key = match self.key_of(node) {
-            Ok(key) => key,
-            Err(errno) => return done(Err(errno)),
-        };
-        let limit = self.settings().defaults.lock_timeout;
-        self.take_turn(caller, key, limit, move |engine, turn| match turn {
-            Ok(Turn::Taken) => {
-                {
-                    let state = &mut *engine.state.lock();
-                    let transaction = engine.begin(state, key, writer, Phase::Pending);
-                    let target = transaction.node;
-                    state.redirect(caller, key, node, target, None, Some(transaction));
-                }
-                done(Err(Errno::STALE));
-            }
-            Ok(Turn::Own(_) | Turn::Again) => done(Err(Errno::BUSY)),
-            Err(errno) => done(Err(errno)),
-        });
     }
 
     /// Truncates a version, and commits it if that is all of it.
@@ -353,6 +326,9 @@ impl Engine {
         // Making the shadow may copy a large file.
         self.spawn(move |engine| {
             let (transaction, whole) = truncation;
+            if whole {
+                engine.take_base(&transaction);
+            }
             let drop_privileges = caller.uid != 0;
             let result = engine
                 .truncate_to(&transaction, size)
@@ -412,7 +388,7 @@ impl Engine {
                 return Err(Errno::STALE);
             }
             drop(state);
-            return Ok(self.join_to_truncate(transaction));
+            return Ok(join_to_truncate(transaction));
         }
         if redirect.is_some() {
             // By a magic link, which can't be sent to another node id.
@@ -427,36 +403,13 @@ impl Engine {
                 state.redirect(caller, key, node, target, None, Some(transaction));
                 Err(Errno::STALE)
             }
-            // Nobody writes it: a record is under way.
-            _ if state
-                .tree
-                .inode(key)
-                .is_some_and(|i| i.transaction.is_none()) =>
-            {
-                Err(Errno::AGAIN)
-            }
             _ => Err(Errno::BUSY),
         }
     }
 
-    /// truncate(2) comes back for the transaction it was given, or finds its owner's open one.
-    fn join_to_truncate(&self, transaction: Arc<Transaction>) -> (Arc<Transaction>, bool) {
-        let whole = {
-            let mut inner = transaction.inner.lock();
-            let whole = inner.phase == Phase::Pending;
-            if whole {
-                inner.phase = Phase::Open;
-            }
-            whole
-        };
-        if whole {
-            self.take_base(&transaction);
-        }
-        (transaction, whole)
-    }
-
     /// A truncation that is a transaction of its own starts from what is there.
-    pub(super) fn take_base(&self, transaction: &Transaction) {
+    fn take_base(self: &Arc<Self>, transaction: &Transaction) {
+        let _turn = self.wait_for_turn(transaction.inode);
         let base = self
             .check_changeable(transaction)
             .and_then(|()| self.note_base(transaction))
@@ -577,6 +530,9 @@ impl Engine {
         if name == crate::in_flight::ATTRIBUTE {
             return self.in_flight_of(node);
         }
+        if name == crate::in_flight::ALIVE {
+            return self.alive();
+        }
         match self.with_descriptor(node, |fd| dir::xattr(fd, name)) {
             Err(Errno::OPNOTSUPP) if self.acls && is_acl(name) => Err(Errno::NODATA),
             other => other,
@@ -643,6 +599,19 @@ impl Engine {
     pub fn stat_fs(&self) -> Result<rustix::fs::StatVfs, Errno> {
         rustix::fs::fstatvfs(&self.root)
     }
+}
+
+/// truncate(2) comes back for the transaction it was given, or finds its owner's open one.
+fn join_to_truncate(transaction: Arc<Transaction>) -> (Arc<Transaction>, bool) {
+    let whole = {
+        let mut inner = transaction.inner.lock();
+        let whole = inner.phase == Phase::Pending;
+        if whole {
+            inner.phase = Phase::Open;
+        }
+        whole
+    };
+    (transaction, whole)
 }
 
 fn is_acl(name: &OsStr) -> bool {

@@ -11,11 +11,12 @@ use super::direct::DirectFile;
 use super::io::Handle;
 use super::transaction::{Continuation, Detached, Inner, Phase, Transaction};
 use super::{Caller, Done, Engine, lookup};
-use crate::backing::Errno;
 use crate::backing::kept::Kind;
+use crate::backing::{Errno, unfinished};
 use crate::owner::{Exit, Search};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+use log::error;
 
 impl Engine {
     /// close(2) of one copy of a descriptor.
@@ -63,7 +64,7 @@ impl Engine {
             },
             _ => None,
         };
-        let (search, mappable, failed) = {
+        let (mappable, failed) = {
             let mut inner = transaction.inner.lock();
             match inner.phase {
                 Phase::Pending | Phase::Open => {}
@@ -77,23 +78,20 @@ impl Engine {
                 inner.note_death(opener, process, signal);
             }
             inner.closed_elsewhere |= process != Some(opener);
-            let search = Search {
-                inode: transaction.reported,
-                device: self.device.get().copied(),
-                opener,
-                shared: inner.closed_elsewhere,
-            };
-            (search, inner.mappable, inner.failed)
+            (inner.mappable, inner.failed)
         };
         let early = failed.map_or(Ok(()), Err);
         // A process of another pid namespace can't be looked into: RELEASE decides.
         let Some(process) = process else {
             return done(early);
         };
-        let mapped = mappable && self.is_mapped(transaction, process);
+        let mapped = mappable && {
+            transaction.inner.lock().mapped_by.insert(process);
+            self.is_mapped(transaction)
+        };
         // Another open(2) of its owner may not have its descriptor yet.
         let unclosed = transaction.inner.lock().unclosed > 0;
-        if unclosed || self.is_held(transaction, search) {
+        if unclosed || self.is_held(transaction) {
             if !exiting {
                 self.note_last_close_of(transaction, process);
             }
@@ -107,11 +105,10 @@ impl Engine {
         self.finish(transaction, done);
     }
 
-    /// Has a process that closes it, or one that did so before, still a mapping to write by?
-    fn is_mapped(&self, transaction: &Transaction, closer: u32) -> bool {
+    /// Has a process that has closed it still a mapping to write by?
+    fn is_mapped(&self, transaction: &Transaction) -> bool {
         let inode = transaction.reported;
         let mut seen = transaction.inner.lock().mapped_by.clone();
-        seen.insert(closer);
         seen.retain(|process| self.processes.maps(*process, inode));
         let mapped = !seen.is_empty();
         transaction.inner.lock().mapped_by = seen;
@@ -148,7 +145,13 @@ impl Engine {
     }
 
     /// Does anybody still hold a descriptor of it?
-    fn is_held(&self, transaction: &Transaction, mut search: Search) -> bool {
+    fn is_held(&self, transaction: &Transaction) -> bool {
+        let mut search = Search {
+            inode: transaction.reported,
+            device: self.device.get().copied(),
+            opener: transaction.writer.process,
+            shared: transaction.inner.lock().closed_elsewhere,
+        };
         loop {
             if self.processes.anyone_holds(&search) {
                 return true;
@@ -242,6 +245,35 @@ impl Engine {
         }
     }
 
+    /// The kernel has ended the mount. Of what was closed last it may not have told the release, and that is
+    /// done here. What a program has open all the same (the connection was aborted) is given up.
+    pub fn release_all(self: &Arc<Self>) {
+        let open = self.handles.iter().filter_map(|entry| match entry.value() {
+            Handle::Directory(_) => None,
+            Handle::Transaction { transaction, .. } => {
+                Some((*entry.key(), Some(transaction.clone())))
+            }
+            _ => Some((*entry.key(), None)),
+        });
+        // Releasing changes the table.
+        let open: Vec<(u64, Option<Arc<Transaction>>)> = open.collect();
+        for (handle, transaction) in open {
+            if transaction.is_none_or(|transaction| self.is_closed(&transaction)) {
+                self.release(handle);
+            }
+        }
+        self.give_up("the mount ended before it was closed");
+    }
+
+    /// Has every opener of it closed it, and nobody a copy or a mapping?
+    fn is_closed(&self, transaction: &Transaction) -> bool {
+        let (ended, unclosed) = {
+            let inner = transaction.inner.lock();
+            (matches!(inner.phase, Phase::Ended(_)), inner.unclosed > 0)
+        };
+        ended || !unclosed && !self.is_held(transaction) && !self.is_mapped(transaction)
+    }
+
     /// The mount ends: transactions still in flight do not become the file, but are kept aside.
     pub fn give_up(self: &Arc<Self>, reason: &'static str) {
         let in_flight = self.state.lock().tree.in_flight();
@@ -264,6 +296,15 @@ impl Engine {
             self.settle(&transaction);
         }
         self.retire_all();
+    }
+
+    /// The mount has ended: what is left to do for files that programs may use directly from now on.
+    pub fn settle_store(&self) {
+        let Ok(store) = self.store() else { return };
+        let settled = store.settle_logs().and(unfinished::settle_all(store));
+        if let Err(errno) = settled {
+            error!(".latchfs could not be cleared, which the next mount will do: {errno}");
+        }
     }
 
     /// fsync(2) of a handle: what has been written so far is committed (W6).

@@ -5,6 +5,7 @@
 //! to keep its inode, see [`super::in_place`].
 
 use super::conflict::{Candidate, Conflict};
+use super::io::length;
 use super::names::Loose;
 use super::transaction::{Continuation, Phase, Postponed, Transaction};
 use super::tree::{Key, Name};
@@ -31,6 +32,8 @@ pub(super) struct Published {
     pub(super) late: bool,
     /// What a next commit is to find.
     pub(super) seen: Seen,
+    /// Why its inode could not be rewritten whole: that is to be done again.
+    pub(super) unfinished: Option<Errno>,
 }
 
 /// Why a commit failed.
@@ -98,7 +101,8 @@ impl Engine {
             self.keep_aside(transaction, Kind::Refused, &reason);
             return self.end(transaction, Err(errno), None);
         }
-        match self.commit(transaction, &shadow) {
+        let mark = transaction.inner.lock().mark;
+        match self.commit(transaction, &shadow, mark) {
             Ok(version) => self.end(transaction, Ok(()), Some(version)),
             Err(Failed {
                 errno,
@@ -171,13 +175,16 @@ impl Engine {
 
     fn sync_transaction(self: &Arc<Self>, transaction: &Arc<Transaction>) -> Result<(), Errno> {
         let shadow = self.materialize(transaction)?;
-        {
-            // From here on the shadow is a version: the next write makes a new one.
+        let mark = {
+            // From here on the shadow is a version: the next write makes a new one, which begins with
+            // what is there of it now.
             let _writing = transaction.writing.write();
+            let length = length(shadow.file())?;
             let mut inner = transaction.inner.lock();
             inner.published = true;
             inner.dirty = false;
-        }
+            inner.mark.replace(length)
+        };
         if let Err(Refusal { errno, reason }) = self.validate(transaction, &shadow) {
             warn!(
                 "{}: not committed at an fsync by pid {} ({}): {reason}; the close decides",
@@ -186,10 +193,10 @@ impl Engine {
                 transaction.writer.program
             );
             // Not spoilt: what it lacks may still be written.
-            transaction.inner.lock().take_back();
+            transaction.inner.lock().take_back(mark);
             return Err(errno);
         }
-        let result = self.commit(transaction, &shadow);
+        let result = self.commit(transaction, &shadow, mark);
         let path = match result {
             Err(_) => self.path_written(transaction),
             Ok(_) => PathBuf::new(),
@@ -203,7 +210,7 @@ impl Engine {
             Err(Failed { errno, published }) => {
                 if published.is_none() {
                     // Its end may keep it aside.
-                    inner.take_back();
+                    inner.take_back(mark);
                 }
                 if inner.detached.is_some() {
                     return Ok(());
@@ -231,7 +238,7 @@ impl Engine {
         transaction.settings.treatment(&path)
     }
 
-    /// Makes the shadow the file.
+    /// Makes the shadow the file, with the records that were appended to that beyond `mark`.
     ///
     /// # Errors
     /// `ESTALE` if the name is no longer the file; what the disk says.
@@ -239,6 +246,7 @@ impl Engine {
         self: &Arc<Self>,
         transaction: &Arc<Transaction>,
         shadow: &Shadow,
+        mark: Option<u64>,
     ) -> Result<Arc<Version>, Failed> {
         self.take_over_attributes_early(transaction, shadow)?;
         let treatment = self.treatment_of_transaction(transaction);
@@ -258,14 +266,14 @@ impl Engine {
             treatment: &treatment,
         };
         let mut loose = Loose::default();
-        let published = self.publish(&candidate, &mut loose);
+        // From here on no record gets into the old version.
+        let turn = self.wait_for_turn(transaction.inode);
+        let published = self.publish_with_records(&candidate, mark, &mut loose);
+        drop(turn);
         self.tell(loose);
         let published = published?;
-        let won = {
-            let mut inner = transaction.inner.lock();
-            inner.expected = Some(published.seen);
-            inner.conflict.take()
-        };
+        self.forget_broken(transaction.inode);
+        let won = transaction.inner.lock().conflict.take();
         if let Some(conflict) = won {
             self.count(&self.counters.conflicts);
             warn!(
@@ -294,6 +302,18 @@ impl Engine {
             _ => Ok(()),
         };
         self.tell_watchers(transaction.inode, before);
+        if let Some(errno) = published.unfinished {
+            error!(
+                "{}: the update by pid {} ({}) is durable, but could not be copied into the file, which \
+                 has to keep its inode ({errno}): the next open tries that again, and so does the next \
+                 mount",
+                self.path_of(transaction.inode),
+                transaction.writer.process,
+                transaction.writer.program
+            );
+            let published = Some(published.version);
+            return Err(Failed { errno, published });
+        }
         if let Err(errno) = durable {
             error!(
                 "{}: updated by pid {} ({}), but the directory could not be made durable ({errno}): \
@@ -365,7 +385,11 @@ impl Engine {
 
     /// Gives the shadow the file's name, in BACKING and in the table. `loose`: what others are to be
     /// told of that.
-    fn publish(&self, candidate: &Candidate, loose: &mut Loose) -> Result<Published, Errno> {
+    pub(super) fn publish(
+        &self,
+        candidate: &Candidate,
+        loose: &mut Loose,
+    ) -> Result<Published, Errno> {
         let &Candidate {
             transaction,
             shadow,
@@ -453,6 +477,7 @@ impl Engine {
                 version,
                 late,
                 seen,
+                unfinished: None,
             });
         }
     }

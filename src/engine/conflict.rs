@@ -12,7 +12,7 @@ use super::Engine;
 use super::names::Loose;
 use super::transaction::Transaction;
 use super::tree::{Key, Name};
-use crate::backing::exchange::{Exchanged, replace_if};
+use crate::backing::exchange::{self, Exchanged, replace_if};
 use crate::backing::shadow::Shadow;
 use crate::backing::{Dir, Errno, Seen, Stamp, Stat};
 use crate::config::{Durability, OnConflict};
@@ -138,7 +138,8 @@ impl Candidate<'_> {
 }
 
 impl Engine {
-    /// Notes what the file of a transaction that begins is like.
+    /// Notes what the file of a transaction that begins is like; the caller has the turn at it, so that
+    /// this is whole records.
     ///
     /// # Errors
     /// `ESTALE` or `ENOENT` if it is not there.
@@ -153,6 +154,7 @@ impl Engine {
             let mut inner = transaction.inner.lock();
             inner.replaced = Some(stat);
             inner.expected = Some(seen);
+            inner.mark = Some(seen.stamp.size);
             Ok(())
         })
     }
@@ -165,20 +167,22 @@ impl Engine {
         file: impl AsFd + Copy,
         work: impl FnOnce() -> Result<(), Errno>,
     ) -> Result<(), Errno> {
+        let (in_flight, version) = {
+            let state = self.state.lock();
+            let inode = state.tree.inode(key);
+            let version = inode.and_then(|inode| state.tree.alive(inode.current).1);
+            (inode.and_then(|i| i.transaction.clone()), version)
+        };
+        let growth = version.as_ref().and_then(|version| version.growth());
+        // A record in between would be taken for a change behind the mount.
+        let _no_record = growth.map(|growth| growth.records.lock());
         let before = Seen::of(&rustix::fs::fstat(file)?);
         let done = work();
         let after = Seen::of(&rustix::fs::fstat(file)?);
-        let in_flight = {
-            let state = self.state.lock();
-            state.tree.inode(key).and_then(|i| i.transaction.clone())
-        };
         if let Some(transaction) = in_flight
             && before.stamp.size == after.stamp.size
         {
-            let mut inner = transaction.inner.lock();
-            if inner.expected == Some(before) {
-                inner.expected = Some(after);
-            }
+            transaction.inner.lock().expect_instead(before, after);
         }
         done
     }
@@ -223,9 +227,10 @@ impl Engine {
             shadow,
             ..
         } = candidate;
-        if candidate.treatment.durability == Durability::None {
-            // Ext4 writes out a file that is renamed over another one, not one that is exchanged
-            // with it: after a power cut there would be an empty file.
+        // Ext4 writes out a file that is renamed over another one, not one that is exchanged with it: after a
+        // power cut there would be an empty file.
+        let unsynced = candidate.treatment.durability == Durability::None;
+        if unsynced || !exchange::is_safe_in(dir)? {
             return shadow.replace(dir, name, store);
         }
         let before = Some(Seen::of(stat));

@@ -13,7 +13,7 @@ use super::tree::{Key, NodeId};
 use super::version::Version;
 use super::{Caller, Done, Engine, State};
 use crate::backing::shadow;
-use crate::backing::{Credentials, Dir, Errno, dir, identity};
+use crate::backing::{Credentials, Dir, Errno, dir, identity, unfinished};
 use crate::config::Durability;
 use crate::rules::{Policy, Treatment};
 use crate::sync::Arc;
@@ -126,6 +126,9 @@ impl Engine {
     }
 
     fn open_backing(&self, key: Key, node: NodeId, flags: OpenFlags) -> Result<File, Errno> {
+        if self.is_torn(key) || (flags.write || flags.truncate) && self.is_unsettled(key) {
+            return Err(Errno::IO);
+        }
         let access = match (flags.write, flags.read_write, flags.truncate) {
             (_, true, _) => OFlags::RDWR,
             (true, ..) => OFlags::WRONLY,
@@ -283,15 +286,19 @@ impl Engine {
     /// versions? Then what was written must be durable first (N2).
     pub(super) fn makes_a_version(&self, from: (Key, &OsStr), to: (Key, &OsStr)) -> bool {
         let appended = || {
-            let state = self.state.lock();
-            let inode = state.tree.child(from.0, from.1);
-            let inode = inode.and_then(|key| state.tree.inode(key));
-            inode.is_some_and(|inode| inode.appended)
+            let key = self.state.lock().tree.child(from.0, from.1);
+            key.is_some_and(|key| self.was_appended(key))
         };
         let to = self.treatment_at(to.0, to.1);
         to.durability != Durability::None
             && !to.is_direct()
             && (self.treatment_at(from.0, from.1).is_direct() || appended())
+    }
+
+    /// Were records appended to a file since it was known, or committed?
+    pub(super) fn was_appended(&self, key: Key) -> bool {
+        let state = self.state.lock();
+        state.tree.inode(key).is_some_and(|inode| inode.appended)
     }
 
     /// Makes the file of a name durable.
@@ -323,9 +330,17 @@ impl Engine {
         }
     }
 
+    fn sync_file(&self, file: &File) -> Result<(), Errno> {
+        // It may have been opened before a commit rewrote it.
+        if let Ok(store) = self.store() {
+            unfinished::settle(store, identity(&rustix::fs::fstat(file)?))?;
+        }
+        rustix::fs::fsync(file)
+    }
+
     /// fsync(2) of a direct handle.
     pub(super) fn sync_direct(self: &Arc<Self>, direct: Arc<DirectFile>, done: Done<()>) {
-        self.spawn(move |_| done(rustix::fs::fsync(&direct.file)));
+        self.spawn(move |engine| done(engine.sync_file(&direct.file)));
     }
 }
 

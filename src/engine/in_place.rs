@@ -17,16 +17,21 @@ use super::commit::Published;
 use super::conflict::{Candidate, Conflict};
 use super::transaction::Transaction;
 use super::tree::{Key, Name};
+use super::version::Version;
 use crate::backing::credentials::{NOTHING, acting_as};
-use crate::backing::redo;
+use crate::backing::redo::{self, Rewrite, Rewritten};
 use crate::backing::shadow::{self, Shadow};
-use crate::backing::{Dir, Errno, Seen, Stat, dir, identity, stamp};
+use crate::backing::unfinished::{self, Unfinished};
+use crate::backing::{Dir, Errno, Identity, Seen, Stat, dir, identity, stamp};
 use crate::sync::Arc;
-use log::{info, warn};
+use log::{error, info, warn};
 use rustix::fs::RenameFlags;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
+
+/// A version whose readers were given a copy, and what they had before; `None`: nobody had it open.
+type Moved = Option<(Arc<Version>, Arc<File>)>;
 
 impl Engine {
     /// Refuses at the open, as a disk does, what the commit would be refused.
@@ -106,10 +111,14 @@ impl Engine {
             }
         };
         set_rewriting(true);
-        let retired = self.retire_for_good(key);
-        let result = match retired.and_then(|()| self.move_readers_away(key, dir)) {
-            Ok(true) => self.rewrite(candidate, &target, stat),
-            Ok(false) => self.publish_under_all_names(candidate, stat),
+        let result = match self.move_readers_away(key, dir) {
+            Ok(Some(moved)) => self.rewrite(candidate, &target, stat).inspect_err(|_| {
+                // The inode is what it was, and may grow.
+                if let Some((version, file)) = moved {
+                    version.move_to(file);
+                }
+            }),
+            Ok(None) => self.publish_under_all_names(candidate, stat),
             Err(errno) => Err(errno),
         };
         set_rewriting(false);
@@ -138,15 +147,31 @@ impl Engine {
         };
         let expected = (!candidate.may_win()).then(|| stamp(stat));
         let store = self.store()?;
-        redo::rewrite(store, shadow, target, &path, &own, expected).inspect_err(|errno| {
+        let rewrite = Rewrite {
+            shadow,
+            target,
+            path: &path,
+            own: &own,
+            expected,
+        };
+        let rewritten = redo::rewrite(store, &rewrite, || self.end_log(key));
+        let rewritten = rewritten.inspect_err(|errno| {
             if let (Errno::STALE, Ok(now)) = (*errno, rustix::fs::fstat(target)) {
                 let conflict = Conflict::between(Some(Seen::of(stat)), Some(&now));
                 transaction.inner.lock().conflict = conflict;
             }
         })?;
         let seen = Seen::of(&rustix::fs::fstat(target)?);
-        let file = Arc::new(redo::open_again(target)?);
-        let version = self.new_version(key, file, true, true);
+        let (version, unfinished) = match rewritten {
+            Rewritten::Whole => {
+                let file = Arc::new(redo::open_again(target)?);
+                (self.new_version(key, file, true, true), None)
+            }
+            // Its record says so: who has it open meanwhile reads the version there.
+            Rewritten::Unfinished(errno) => {
+                (Version::new(shadow.file().clone(), true), Some(errno))
+            }
+        };
         self.state
             .lock()
             .tree
@@ -156,7 +181,47 @@ impl Engine {
             version,
             late: false,
             seen,
+            unfinished,
         })
+    }
+
+    /// Does anything belong into the inode of a file that a rewrite has left undone?
+    pub(super) fn is_unsettled(&self, key: Key) -> bool {
+        self.ask_unfinished(key, Unfinished::has)
+    }
+
+    /// Is the inode of a file perhaps half rewritten? Nobody may read it then.
+    pub(super) fn is_torn(&self, key: Key) -> bool {
+        self.ask_unfinished(key, Unfinished::is_torn)
+    }
+
+    fn ask_unfinished(&self, key: Key, ask: impl Fn(&Unfinished, Identity) -> bool) -> bool {
+        let Some(store) = self.store.as_ref().filter(|s| !s.unfinished().is_empty()) else {
+            return false;
+        };
+        let identity = self.state.lock().tree.inode(key).and_then(|i| i.identity);
+        identity.is_some_and(|identity| ask(store.unfinished(), identity))
+    }
+
+    /// Finishes what a rewrite of the file's inode has left undone. Blocks.
+    ///
+    /// # Errors
+    /// `EIO` and its like: nothing may be put into the inode, and if it is torn, nobody may read it.
+    pub(super) fn settle_inode(&self, key: Key) -> Result<(), Errno> {
+        let identity = self.state.lock().tree.inode(key).and_then(|i| i.identity);
+        let (Some(identity), Ok(store)) = (identity, self.store()) else {
+            return Ok(());
+        };
+        let torn = store.unfinished().is_torn(identity);
+        unfinished::settle(store, identity).inspect_err(|errno| {
+            let path = self.path_of(key);
+            error!("{path}: its rewrite in place can't be finished: {errno}");
+        })?;
+        if torn {
+            info!("{}: its rewrite in place is finished", self.path_of(key));
+            self.drop_cached_attributes(key);
+        }
+        Ok(())
     }
 
     /// For a file whose readers have had its inode open since before it had to stay, so that it must
@@ -211,6 +276,7 @@ impl Engine {
             version,
             late: false,
             seen,
+            unfinished: None,
         })
     }
 
@@ -230,16 +296,17 @@ impl Engine {
         renamed.map(|()| to)
     }
 
-    /// Gives those who have the current version open a copy of it, before its inode changes.
-    /// False if the kernel reads the inode for them by itself.
-    fn move_readers_away(&self, key: Key, dir: &Dir) -> Result<bool, Errno> {
+    /// Gives those who have the current version open a copy of it, before its inode changes; returns
+    /// what they had. `None` if the kernel reads the inode for them by itself.
+    fn move_readers_away(&self, key: Key, dir: &Dir) -> Result<Option<Moved>, Errno> {
         let Ok((_, version)) = self.version(key) else {
-            return Ok(true);
+            return Ok(Some(None));
         };
         let from = version.file();
         let copy = Shadow::create_for(dir, self.store()?, 0o600)?;
         shadow::clone_content(&from, copy.file(), super::io::length(&from)?)?;
-        Ok(version.move_to(copy.file().clone()))
+        let moved = version.move_to(copy.file().clone());
+        Ok(moved.then_some(Some((version, from))))
     }
 }
 

@@ -4,7 +4,6 @@ use super::append::Appender;
 use super::direct::{DirectFile, clear_privileges};
 use super::lookup::Listing;
 use super::transaction::{Phase, Transaction};
-use super::turn::Turn;
 use super::version::{KernelFile, Version};
 use super::{Caller, Done, Engine};
 use crate::backing::Errno;
@@ -85,17 +84,18 @@ struct Source {
     file: Arc<File>,
     /// What it must not see more of than there is of this, in whole records.
     version: Option<Arc<Version>>,
+    /// Where its content ends, though the file may go on.
+    limit: Option<u64>,
 }
 
 impl Source {
     /// How many of `size` bytes at `offset` there are to be seen.
     fn visible(&self, offset: u64, size: u64) -> Result<u64, Errno> {
-        match &self.version {
-            Some(version) if version.growth().is_some() => {
-                Ok(version.length()?.saturating_sub(offset).min(size))
-            }
-            _ => Ok(size),
-        }
+        let end = match &self.version {
+            Some(version) if version.growth().is_some() => Some(version.length()?),
+            _ => self.limit,
+        };
+        Ok(end.map_or(size, |end| end.saturating_sub(offset).min(size)))
     }
 }
 
@@ -146,23 +146,32 @@ impl Engine {
 
     /// The file a handle reads from; `None` if its content is empty.
     fn readable(&self, handle: u64) -> Result<Option<Source>, Errno> {
-        let plain = |file| Source {
+        let plain = |file, limit| Source {
             file,
             version: None,
+            limit,
         };
         let of_version = |version: Arc<Version>| Source {
             file: version.file(),
             version: Some(version),
+            limit: None,
         };
         Ok(match self.target(handle)? {
             Target::Version(version) => Some(of_version(version)),
-            Target::Direct(direct) => Some(plain(direct.file.clone())),
+            Target::Direct(direct) => Some(plain(direct.file.clone(), None)),
             Target::Append(appender) if appender.readable => {
-                let version = self.version_to_append(appender.inode, Some(appender.version()))?;
-                Some(of_version(version))
+                let last = appender.version();
+                match self.version_to_append(appender.inode, Some(last.clone())) {
+                    // It is just being replaced.
+                    Err(Errno::STALE) => Some(of_version(last)),
+                    version => Some(of_version(version?)),
+                }
             }
             Target::Append(_) => return Err(Errno::BADF),
-            Target::Transaction(transaction, _) => transaction.inner.lock().content().map(plain),
+            Target::Transaction(transaction, _) => {
+                let content = transaction.inner.lock().content();
+                content.map(|content| plain(content.file, content.limit))
+            }
         })
     }
 
@@ -290,7 +299,7 @@ impl Engine {
             }
             (inner.written, inner.content())
         };
-        let length = base.map_or(Ok(0), |file| length(&file));
+        let length = base.map_or(Ok(0), |content| content.length());
         written < WRITE_INLINE && length.is_ok_and(|length| length <= COPY_INLINE)
     }
 
@@ -429,7 +438,7 @@ impl Engine {
             Err(errno) => return Err(errno),
         };
         if let Some(from) = from {
-            shadow::clone_content(&from, shadow.file(), length(&from)?)?;
+            shadow::clone_content(&from.file, shadow.file(), from.length()?)?;
         }
         let shadow = Arc::new(shadow);
         let mut inner = transaction.inner.lock();
@@ -497,19 +506,10 @@ impl Engine {
         };
         let mode = FallocateFlags::from_bits_retain(mode as u32);
         if let Written::Append(appender) = written {
-            let (key, limit) = (appender.inode, appender.lock_timeout);
-            if self.is_another_writing(caller, key) {
-                return done(Err(Errno::BUSY));
-            }
-            return self.take_turn(caller, key, limit, move |engine, turn| match turn {
-                Ok(Turn::Taken) => {
-                    let result = engine.allocate_appended(&appender, (mode, offset, length));
-                    engine.end_turn(key);
-                    done(result);
-                }
-                // Its thread is writing the file itself, or the file has just lost its name.
-                Ok(Turn::Own(_) | Turn::Again) => done(Err(Errno::BUSY)),
-                Err(errno) => done(Err(errno)),
+            return self.take_turn(appender.inode, move |engine, turn| {
+                let result = engine.allocate_appended(&appender, (mode, offset, length));
+                drop(turn);
+                done(result);
             });
         }
         self.spawn(move |engine| {

@@ -6,8 +6,8 @@
 //! - [`tree`]: inodes, names and node ids. [`version`], [`transaction`]: the two kinds of content.
 //! - [`open`]: who may open what now, who waits, who is sent to look again. [`redirect`]: those who
 //!   were sent, and how they are led. [`waiting`]: the waiters, and the thread that looks after them.
-//! - [`append`]: files that grow by [`records`]; [`turn`]: whose turn it is. [`direct`]: files
-//!   without versions. [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
+//! - [`append`]: files that grow by [`records`]; [`turn`]: whose turn it is; [`late`]: records that come
+//!   while a version is written. [`direct`]: files without versions. [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
 //! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not;
 //!   [`in_place`] where it has to keep its inode, [`conflict`] where that is not what it was;
 //!   [`validation`]: what it must be; [`aside`]: what becomes of it if it does not.
@@ -27,6 +27,7 @@ pub mod conflict;
 mod direct;
 mod in_place;
 pub mod io;
+mod late;
 pub mod locks;
 pub mod lookup;
 pub mod make;
@@ -55,9 +56,8 @@ use crate::backing::{Credentials, Dir, Errno, Identity, dir, identity};
 use crate::leases::{Acquire, FileId, Kind, LeaseTable, OwnerId, Ticket, Wanted};
 use crate::owner::Processes;
 use crate::rules::{Defaults, Rules, Treatment};
-use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Condvar, Mutex, OnceLock, RwLock, spawn_blocking};
-use dashmap::DashMap;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, Condvar, DashMap, Mutex, OnceLock, RwLock, spawn_blocking};
 use lru::LruCache;
 use name_locks::NameLocks;
 use redirect::{Redirect, Spent};
@@ -123,8 +123,12 @@ pub(crate) struct State {
     spent: HashMap<u32, Spent>,
     /// Files of which an old version is about to be shown, and of how many.
     telling: HashMap<Key, u32>,
+    /// Files whose turn somebody has, and who comes next.
+    turns: HashMap<Key, turn::Queue>,
     /// How many handles append to a file.
     appenders: HashMap<Key, usize>,
+    /// Versions that were appended to, and that the disk has lost something of.
+    broken: HashMap<Key, (NodeId, Arc<version::Version>)>,
     /// Transactions whose openers were sent elsewhere, to be given up.
     unclaimed: Vec<Arc<Transaction>>,
 }
@@ -132,6 +136,8 @@ pub(crate) struct State {
 /// The engine over one BACKING.
 ///
 /// # Lock order
+///
+/// A [`turn`] at a file comes before all of these but 3, and is held like 3. Then:
 ///
 /// 1. `Transaction::copying` (a pool thread copying a base into a shadow)
 /// 2. `Transaction::writing` (shared: bytes go into the shadow; exclusive: they stop)
@@ -142,8 +148,9 @@ pub(crate) struct State {
 /// 7. `Transaction::inner`
 ///
 /// `dirs`, `handles`, `locks`, `settings`, the locks of a `Version` and of a directory listing are leaves: nothing is
-/// locked while one of them is held. No lock but 1 to 5 is held across a system call on BACKING,
-/// and none but 3 across fsync, a read of `/proc` or an answer.
+/// locked while one of them is held; so are those of the store. No lock but 1 to 5 is held across a system call on BACKING,
+/// and none but 3 (and, in the store, that of who settles what a failure left) across fsync, a read of
+/// `/proc` or an answer.
 pub struct Engine {
     root: Dir,
     root_identity: Identity,
@@ -165,6 +172,8 @@ pub struct Engine {
     watching: Condvar,
     watcher_stop: Mutex<bool>,
     tasks: Tasks,
+    /// The mount ends: nothing is appended any more.
+    over: AtomicBool,
     /// Runs as root: it can act for others.
     privileged: bool,
     /// BACKING has POSIX ACLs.
@@ -232,7 +241,9 @@ impl Engine {
             redirects: HashMap::new(),
             spent: HashMap::new(),
             telling: HashMap::new(),
+            turns: HashMap::new(),
             appenders: HashMap::new(),
+            broken: HashMap::new(),
             unclaimed: Vec::new(),
         };
         Ok(Arc::new(Self {
@@ -254,6 +265,7 @@ impl Engine {
             watching: Condvar::new(),
             watcher_stop: Mutex::new(false),
             tasks: Tasks::default(),
+            over: AtomicBool::new(false),
             privileged: rustix::process::geteuid().is_root(),
             acls,
             device: OnceLock::new(),
@@ -366,7 +378,8 @@ impl Engine {
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
         let waited_for = self.locks.lock().is_waited_for();
-        state.leases.is_idle() && state.parked.is_empty() && !waited_for
+        let idle = state.leases.is_idle() && state.turns.is_empty();
+        idle && state.parked.is_empty() && !waited_for
     }
 
     /// An open directory.

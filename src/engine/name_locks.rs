@@ -2,6 +2,8 @@
 
 use super::tree::Key;
 use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+#[cfg(debug_assertions)]
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 /// Into how many groups directories fall.
@@ -24,19 +26,22 @@ pub(super) struct Held<'a> {
 }
 
 #[cfg(debug_assertions)]
-thread_local! {
-    static HOLDS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+crate::sync::thread_local! {
+    static HOLDS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Panics, in a debug build, if this thread holds names: before what takes them, or answers.
 pub(super) fn assert_none_held() {
     #[cfg(debug_assertions)]
-    assert!(!HOLDS.get(), "names are locked by this very thread");
+    assert!(
+        !HOLDS.with(Cell::get),
+        "names are locked by this very thread"
+    );
 }
 
 fn note(_holds: bool) {
     #[cfg(debug_assertions)]
-    HOLDS.set(_holds);
+    HOLDS.with(|holds| holds.set(_holds));
 }
 
 impl Drop for Held<'_> {

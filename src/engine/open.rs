@@ -7,10 +7,12 @@ use super::make::NewMode;
 use super::redirect::Redirect;
 use super::transaction::{Phase, Transaction, Writer};
 use super::tree::{Inode, Key, NodeId};
+use super::turn::Turn;
 use super::version::Version;
 use super::waiting::Parked;
 use super::{Caller, Done, Engine, State};
 use crate::backing::shadow::Shadow;
+use crate::backing::store::Store;
 use crate::backing::{Dir, Errno, Identity, Stamp, Stat, identity, stamp};
 use crate::config::Readers;
 use crate::leases::{Acquire, Kind, OwnerId, Wanted};
@@ -166,7 +168,14 @@ impl Engine {
             unnamed,
             appends: false,
         };
-        self.grant(wish, done);
+        if !self.is_unsettled(inode) {
+            return self.grant(wish, done);
+        }
+        self.spawn(move |engine| match engine.settle_inode(inode) {
+            Err(errno) if engine.is_torn(inode) => done(Err(errno)),
+            // The inode is whole, only nothing may get into it: who wants to write there will hear.
+            _ => engine.grant(wish, done),
+        });
     }
 
     /// Decides about an open, and answers it unless it has to wait.
@@ -182,23 +191,51 @@ impl Engine {
         }
         // Only a parked open has given its callback away.
         let Some(done) = done else { return };
+        let key = wish.inode;
         let result = match decision {
+            // Between two records, and not while a version takes the place of another.
+            Decision::Join(_) | Decision::Append(_) | Decision::AppendElsewhere => {
+                return match self.turn_at_once(key) {
+                    Some(turn) => self.carry_out(decision, wish, done, turn),
+                    None => self.take_turn(key, |engine, turn| {
+                        engine.carry_out(decision, wish, done, turn);
+                    }),
+                };
+            }
             Decision::Parked => return,
             Decision::AfterCommit(transaction) => {
                 let engine = self.clone();
                 return transaction.after_commit(move |_| engine.grant(wish, done));
             }
             Decision::Fail(errno) => Err(errno),
-            Decision::Join(transaction) if self.is_to_be_emptied(&wish) => {
-                return self.empty_and_append(transaction, wish, done);
+            Decision::Direct if wish.flags.changes() && self.was_appended(wish.inode) => {
+                // What is written now, no log knows of.
+                return self.spawn(move |engine| {
+                    let settled = engine.store().and_then(Store::settle_logs);
+                    let result = settled.and_then(|()| engine.open_direct(&wish));
+                    engine.answer(&wish, result, done);
+                });
             }
-            Decision::Join(transaction) => self.join(&transaction, &wish),
-            Decision::Append(pin) => self.open_append(&wish, pin),
-            Decision::AppendElsewhere => Err(self.send_to_append(&wish)),
             Decision::Direct => self.open_direct(&wish),
             Decision::Serve(pin) => self.serve_or_send(&wish, pin),
             Decision::Update => Err(self.send_to_current(&wish)),
         };
+        self.answer(&wish, result, done);
+    }
+
+    /// Carries out a decision that takes a turn at the file.
+    fn carry_out(self: &Arc<Self>, decision: Decision, wish: Wish, done: Done<Opened>, turn: Turn) {
+        let result = match decision {
+            Decision::Join(transaction) if self.is_to_be_emptied(&wish) => {
+                let joined = self.join(&transaction, &wish);
+                drop(turn);
+                return self.empty_and_append(joined, transaction, wish, done);
+            }
+            Decision::Join(transaction) => self.join(&transaction, &wish),
+            Decision::Append(pin) => self.open_append(&wish, pin),
+            _ => Err(self.send_to_append(&wish)),
+        };
+        drop(turn);
         self.answer(&wish, result, done);
     }
 
@@ -330,8 +367,8 @@ impl Engine {
         Decision::Update
     }
 
-    /// Decides about an open to append. It needs no lease; but what is in flight would replace what
-    /// it opens now.
+    /// Decides about an open to append. It needs no lease, and waits only for a file that is not there
+    /// yet.
     fn decide_append(
         &self,
         state: &mut State,
@@ -340,22 +377,23 @@ impl Engine {
         lock_timeout: Duration,
         done: &mut Option<Done<Opened>>,
     ) -> Decision {
-        let (caller, node, key) = (wish.caller, wish.node, wish.inode);
+        let (node, key) = (wish.node, wish.inode);
         let Some(inode) = state.tree.inode(key) else {
             return Decision::Fail(Errno::STALE);
         };
         let current = inode.current;
-        if inode.transaction.is_some() {
+        if inode.is_provisional() && inode.transaction.is_some() {
             return self.want(state, wish.clone(), Kind::Reader, lock_timeout, done);
         }
-        // A handle to append by belongs to the file, so any of its node ids will do.
-        if current != node && !wish.unnamed && !wish.spent {
-            state.redirect(caller, key, node, current, None, None);
-            return Decision::Fail(Errno::STALE);
+        // A handle to append by belongs to the file, so any of its node ids will do on which no other
+        // handle is in the way. Sent to one, it holds the version there open from now on, or a
+        // reader could be in the way by the time it arrives.
+        let can_be_sent = !wish.unnamed && !wish.spent;
+        if can_be_sent && (current != node || super::append::is_in_the_way(state, node)) {
+            return Decision::AppendElsewhere;
         }
         match super::append::is_in_the_way(state, node) {
             false => Decision::Append(pin),
-            true if current == node && !wish.unnamed && !wish.spent => Decision::AppendElsewhere,
             true if wish.unnamed => Decision::Fail(Errno::BUSY),
             true => Decision::Fail(Errno::INTR),
         }
@@ -370,11 +408,12 @@ impl Engine {
     /// Commits an empty version, and then opens the file to append to it.
     fn empty_and_append(
         self: &Arc<Self>,
+        joined: Result<Opened, Errno>,
         transaction: Arc<Transaction>,
         wish: Wish,
         done: Done<Opened>,
     ) {
-        let opened = match self.join(&transaction, &wish) {
+        let opened = match joined {
             Ok(opened) => opened,
             Err(errno) => return self.answer(&wish, Err(errno), done),
         };
@@ -418,7 +457,7 @@ impl Engine {
         match (state.leases.acquire(wanted), kind) {
             (Acquire::Queued(ticket), _) => {
                 if let Some(done) = done.take() {
-                    state.parked.insert(ticket, Parked::Open { wish, done });
+                    state.parked.insert(ticket, Parked { wish, done });
                     self.watching.notify_one();
                 }
                 Decision::Parked
@@ -515,6 +554,9 @@ impl Engine {
             if let Some((node, version)) = self.open_version(key) {
                 let stat = look(dir, name, identity)?;
                 return Ok((node, version, stamp(&stat)));
+            }
+            if self.is_torn(key) {
+                return Err(Errno::IO);
             }
             let file = dir.open_file(name, OFlags::RDONLY, identity);
             let file = file.map_err(gone)?;

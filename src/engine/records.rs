@@ -1,13 +1,13 @@
 //! Records on their way into a file, what they make longer, and how that becomes durable.
 
-use super::Engine;
 use super::append::Appender;
 use super::io::{Handle, Placement, length};
 use super::tree::Key;
 use super::version::Version;
+use super::{Engine, State};
 use crate::backing::append_log::{self, AppendLog};
 use crate::backing::shadow::errno;
-use crate::backing::{Dir, Errno, dir, shadow};
+use crate::backing::{Dir, Errno, Seen, Stat, dir, shadow};
 use crate::config::Durability;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
@@ -52,7 +52,8 @@ pub(super) struct Records {
     pub(super) dirty: bool,
     /// The log is about to be begun anew.
     shortening: bool,
-    /// The disk has lost something (fsync(2) tells only once): the log stays for the next mount.
+    /// The disk has lost something (fsync(2) tells only once): the log stays for the next mount, and
+    /// nothing that comes later is called durable, since that mount will end the file before it.
     broken: bool,
     /// A change behind the mount has been logged.
     warned: bool,
@@ -124,6 +125,38 @@ impl Growth {
     }
 }
 
+impl State {
+    /// Has a version that the disk has lost something of stay what the file is: whoever appends next goes
+    /// on with its log. A log of its own would be trusted, and go, while the other one stayed.
+    fn keep_broken(&mut self, key: Key, version: &Arc<Version>) {
+        let Some(current) = self.tree.inode(key).map(|inode| inode.current) else {
+            return;
+        };
+        let is_current = matches!(self.tree.alive(current).1, Some(v) if Arc::ptr_eq(&v, version));
+        if is_current && !self.broken.contains_key(&key) {
+            self.tree.pin(key, current);
+            self.broken.insert(key, (current, version.clone()));
+        }
+    }
+}
+
+impl Engine {
+    /// A commit has taken the place of a version that may have been kept so.
+    pub(super) fn forget_broken(&self, key: Key) {
+        let kept = {
+            let mut state = self.state.lock();
+            let kept = state.broken.remove(&key);
+            if let Some((node, _)) = &kept {
+                state.tree.unpin(key, *node);
+            }
+            kept
+        };
+        if let Some((_, version)) = kept {
+            version.forget_log();
+        }
+    }
+}
+
 impl Version {
     /// A commit has replaced it: nobody is to look after what was appended to it.
     pub(super) fn forget_log(&self) {
@@ -153,10 +186,10 @@ impl Engine {
             last.forget_log();
         }
         let mut records = growth.records.lock();
-        let (file, start) = self.ready(appender.inode, &version, &mut records)?;
+        let (file, stat) = self.ready(appender.inode, &version, &mut records)?;
+        let start = stat.st_size as u64;
         let credentials = &appender.who.credentials;
-        let mode = |file: &File| Ok::<_, Errno>(rustix::fs::fstat(file)?.st_mode);
-        let privileged = placement.drop_privileges && mode(&file)? & 0o6000 != 0;
+        let privileged = placement.drop_privileges && stat.st_mode & 0o6000 != 0;
         if placement.drop_privileges {
             shadow::drop_privileges(&file, credentials)?;
         }
@@ -180,6 +213,7 @@ impl Engine {
                 }
             })
         });
+        self.note_record(appender.inode, &version, Seen::of(&stat), &file);
         written?;
         records.end = Some(end);
         if let Some(log) = &mut records.log {
@@ -235,13 +269,13 @@ impl Engine {
         }
     }
 
-    /// The file to append to, and how long it is; with a log, if it is to have one.
+    /// The file to append to, and what it is like; with a log, if it is to have one.
     pub(super) fn ready(
         &self,
         key: Key,
         version: &Version,
         records: &mut Records,
-    ) -> Result<(Arc<File>, u64), Errno> {
+    ) -> Result<(Arc<File>, Stat), Errno> {
         let file = match &records.file {
             Some(file) => file.clone(),
             None => {
@@ -251,6 +285,10 @@ impl Engine {
                 file
             }
         };
+        // Asked under the lock of the records, which `retire` takes afterwards.
+        if self.over.load(Ordering::SeqCst) {
+            return Err(Errno::IO);
+        }
         let stat = rustix::fs::fstat(&file)?;
         let length = stat.st_size as u64;
         if records.end.is_some_and(|end| end != length) {
@@ -270,7 +308,7 @@ impl Engine {
             records.log_is_known = false;
         }
         records.end = Some(length);
-        Ok((file, length))
+        Ok((file, stat))
     }
 
     /// Makes what was appended to a version durable, and the log before it; its name, too, if it `goes_on`:
@@ -288,17 +326,21 @@ impl Engine {
             let Some(file) = records.file.clone() else {
                 return Ok(());
             };
+            if records.broken {
+                return Err(Errno::IO);
+            }
             if !records.dirty && records.created_in.is_none() {
                 return Ok(());
             }
             records.dirty = false;
-            let log = records.log.as_ref().map(|log| (log.file(), log.length()));
+            let log = records.log.as_ref();
+            let log = log.map(|log| (log.content(), log.length()));
             let created_in = records.created_in.take();
             let name_too = goes_on && !records.log_is_known;
             (file, log, name_too, created_in, records.end)
         };
         let synced = match &log {
-            Some((log, _)) => append_log::sync(log, name_too),
+            Some((log, _)) => log.sync(name_too),
             None => Ok(()),
         };
         let synced = synced.and_then(|()| rustix::fs::fsync(&file));
@@ -314,9 +356,9 @@ impl Engine {
             return Err(errno);
         }
         // If it is still the same: a change behind the mount begins a new one.
-        let still = |(log, from): &((Arc<File>, Dir), u64)| {
+        let still = |(log, from): &(append_log::Content, u64)| {
             let now = records.log.as_ref()?;
-            Arc::ptr_eq(&log.0, &now.file().0).then_some((*from, now.length() > LONG_LOG))
+            log.is_of(now).then_some((*from, now.length() > LONG_LOG))
         };
         if let Some((from, long)) = log.as_ref().and_then(still) {
             records.log_is_known |= name_too;
@@ -328,13 +370,14 @@ impl Engine {
     }
 
     /// Nobody appends to a version any more: it needs no log once it is durable.
-    pub(super) fn retire(&self, key: Key, version: &Version, durability: Durability) {
+    pub(super) fn retire(&self, key: Key, version: &Arc<Version>, durability: Durability) {
         let Some(growth) = version.growth() else {
             return;
         };
         if durability != Durability::None
             && let Err(errno) = self.sync_growth(growth, key, durability, false)
         {
+            self.state.lock().keep_broken(key, version);
             // The log stays, for the next mount.
             return error!(
                 "{}: what was appended could not be made durable: {errno}",
@@ -352,25 +395,26 @@ impl Engine {
         }
     }
 
-    /// A commit is about to take the place of what a log speaks of, perhaps in the same inode.
+    /// What a log speaks of is about to be overwritten in its inode, and its successor is durable:
+    /// the log goes for good.
     ///
     /// # Errors
     /// `EIO`.
-    pub(super) fn retire_for_good(&self, key: Key) -> Result<(), Errno> {
+    pub(super) fn end_log(&self, key: Key) -> Result<(), Errno> {
         let open = {
             let state = self.state.lock();
             let current = state.tree.inode(key).map(|inode| inode.current);
             current.and_then(|current| state.tree.alive(current).1)
         };
-        let Some(version) = open.filter(|open| open.growth().is_some()) else {
-            return Ok(());
-        };
-        self.retire(key, &version, Durability::Full);
-        self.store()?.append().sync()
+        if let Some(version) = open {
+            version.forget_log();
+        }
+        self.store()?.settle_logs()
     }
 
-    /// The mount ends while files are open to be appended to.
+    /// The mount ends while files are open to be appended to; later records fail with `EIO`.
     pub(super) fn retire_all(&self) {
+        self.over.store(true, Ordering::SeqCst);
         let open = self.handles.iter().filter_map(|handle| match &*handle {
             Handle::Append(appender) => Some(appender.clone()),
             _ => None,

@@ -128,6 +128,11 @@ pub struct Inner {
     pub replaced: Option<Stat>,
     /// What the commit is to find in BACKING; `None`: nothing, or it is not known.
     pub expected: Option<Seen>,
+    /// How long the file was when it began, or the version was at its last fsync(2): what comes
+    /// after that in the file are records appended since.
+    pub mark: Option<u64>,
+    /// The version that such records were appended to.
+    pub late: Option<Arc<Version>>,
     /// What it found instead.
     pub conflict: Option<Conflict>,
     /// The name by which its opener came, if it had to be looked up for it.
@@ -208,6 +213,8 @@ impl Transaction {
                 explicit: Own::default(),
                 replaced: None,
                 expected: None,
+                mark: None,
+                late: None,
                 conflict: None,
                 opened_as: None,
                 displaced: None,
@@ -258,13 +265,35 @@ impl Transaction {
     }
 }
 
+/// What a transaction's content is read from.
+pub struct Content {
+    /// The file.
+    pub file: Arc<File>,
+    /// What is longer is not its content: records were appended since.
+    pub limit: Option<u64>,
+}
+
+impl Content {
+    /// How long the content is, in bytes.
+    ///
+    /// # Errors
+    /// `EIO`.
+    pub fn length(&self) -> Result<u64, Errno> {
+        let length = super::io::length(&self.file)?;
+        Ok(self.limit.map_or(length, |limit| limit.min(length)))
+    }
+}
+
 impl Inner {
-    /// The file that holds its content now, if there is one (else it is empty).
-    pub fn content(&self) -> Option<Arc<File>> {
-        match &self.shadow {
-            Some(shadow) => Some(shadow.file().clone()),
-            None => self.base.as_ref().map(|base| base.file()),
-        }
+    /// What holds its content now, if anything does (else it is empty).
+    pub fn content(&self) -> Option<Content> {
+        let (file, grows) = match (&self.shadow, &self.base) {
+            (Some(shadow), _) => (shadow.file().clone(), self.published),
+            (None, Some(base)) => (base.file(), true),
+            (None, None) => return None,
+        };
+        let limit = self.mark.filter(|_| grows);
+        Some(Content { file, limit })
     }
 
     /// The shadow, if something was written to it that is no version.
@@ -278,11 +307,19 @@ impl Inner {
     }
 
     /// What was to be published belongs to no version after all, unless a write has made a next
-    /// shadow meanwhile.
-    pub fn take_back(&mut self) {
+    /// shadow meanwhile. Either began at this `mark`.
+    pub fn take_back(&mut self, mark: Option<u64>) {
+        self.mark = mark;
         if self.published {
             self.published = false;
             self.dirty = true;
+        }
+    }
+
+    /// The mount itself has changed the file that its commit is to find.
+    pub fn expect_instead(&mut self, before: Seen, after: Seen) {
+        if self.expected == Some(before) {
+            self.expected = Some(after);
         }
     }
 

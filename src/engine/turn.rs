@@ -1,112 +1,106 @@
-//! Short turns at a file: its lease, for as long as one record takes.
+//! Turns at the end of a file: one at a time appends a record to it, begins a transaction with what is
+//! there, or puts a version in its place.
+//!
+//! A turn is no lease. It takes as long as one record does, or the last step of a commit, and whoever
+//! comes meanwhile has the next one, in the order in which they came.
 
-use super::transaction::Transaction;
+use super::Engine;
+use super::transaction::Work;
 use super::tree::Key;
-use super::waiting::Parked;
-use super::{Caller, Engine};
-use crate::backing::Errno;
-use crate::leases::{Acquire, Kind, OwnerId, Wanted};
 use crate::sync::Arc;
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::sync::mpsc::{Sender, channel};
 
-/// What a thread that asked for a turn has got.
-pub(crate) enum Turn {
-    /// The lease, to be given back by [`Engine::end_turn`].
-    Taken,
-    /// Nothing: it is writing the file itself.
-    Own(Arc<Transaction>),
-    /// Nothing: the file has changed, it has to ask again.
-    Again,
+/// Those who come next.
+pub(crate) type Queue = VecDeque<Next>;
+
+/// Who comes next.
+pub(crate) enum Next {
+    /// A thread of the pool is to do this.
+    Work(Work),
+    /// A thread waits.
+    Thread(Sender<()>),
 }
 
-/// What is to be done then.
-pub(crate) type Go = Box<dyn FnOnce(&Arc<Engine>, Result<Turn, Errno>) + Send>;
-
-/// Who waits for a turn.
-pub(crate) struct Waits {
-    /// The file.
-    pub inode: Key,
-    /// The thread.
-    pub tid: u32,
-    /// What is to be done then, by a thread of the pool.
-    pub go: Go,
+impl std::fmt::Debug for Next {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Next")
+    }
 }
 
-/// Threads of other pid namespaces have no number that would tell them apart.
-const NOBODY: u64 = 1 << 32;
+/// A turn, until it is dropped.
+pub(super) struct Turn {
+    engine: Arc<Engine>,
+    key: Key,
+}
 
 impl Engine {
-    /// Takes a turn if nobody has to be waited for.
-    pub(super) fn turn_at_once(&self, caller: Caller, key: Key) -> bool {
-        let wanted = self.turn(caller, key, None);
-        self.state.lock().leases.acquire(wanted) == Acquire::Granted
-    }
-
-    fn turn(&self, caller: Caller, key: Key, limit: Option<Duration>) -> Wanted {
-        let owner = match caller.tid {
-            0 => NOBODY + self.next_handle.fetch_add(1, super::Ordering::Relaxed),
-            tid => u64::from(tid),
-        };
-        Wanted {
-            file: Self::file_id(key),
-            owner: OwnerId(owner),
-            kind: Kind::Writer,
-            deadline: self.now() + limit.unwrap_or_default(),
-            nonblocking: limit.is_none(),
+    /// Takes a turn at a file if nobody has to be waited for.
+    pub(super) fn turn_at_once(self: &Arc<Self>, key: Key) -> Option<Turn> {
+        let mut state = self.state.lock();
+        if state.turns.contains_key(&key) {
+            return None;
         }
+        state.turns.insert(key, Queue::new());
+        Some(self.turn(key))
     }
 
-    /// Calls `go`, on a thread of the pool, when the turn of a thread has come, or `limit` has passed.
+    /// Has a thread of the pool do `work` when its turn has come.
     pub(super) fn take_turn(
         self: &Arc<Self>,
-        caller: Caller,
         key: Key,
-        limit: Duration,
-        go: impl FnOnce(&Arc<Engine>, Result<Turn, Errno>) + Send + 'static,
+        work: impl FnOnce(&Arc<Engine>, Turn) + Send + 'static,
     ) {
-        let wanted = self.turn(caller, key, Some(limit));
-        let (turn, own) = {
+        let work = move |engine: &Arc<Engine>| work(engine, engine.turn(key));
+        {
             let mut state = self.state.lock();
-            let turn = match state.leases.acquire(wanted) {
-                Acquire::Queued(ticket) => {
-                    let (inode, tid) = (key, caller.tid);
-                    let go = Box::new(go);
-                    state
-                        .parked
-                        .insert(ticket, Parked::Turn(Waits { inode, tid, go }));
-                    self.watching.notify_one();
-                    return;
-                }
-                Acquire::Granted => Ok(Turn::Taken),
-                Acquire::Joined => Ok(Turn::Again),
-                Acquire::Deadlock => Err(Errno::DEADLK),
-                Acquire::WouldBlock => Err(Errno::AGAIN),
-            };
-            let own = state.tree.inode(key).and_then(|i| i.transaction.clone());
-            (turn, own)
-        };
-        match (turn, own) {
-            (Ok(Turn::Again), Some(own)) if own.is_in_flight() => {
-                self.spawn(move |engine| go(engine, Ok(Turn::Own(own))));
+            if let Some(queue) = state.turns.get_mut(&key) {
+                return queue.push_back(Next::Work(Box::new(work)));
             }
-            (Ok(Turn::Again), Some(own)) => {
-                let engine = self.clone();
-                own.after_commit(move |_| engine.spawn(|engine| go(engine, Ok(Turn::Again))));
-            }
-            (turn, _) => self.spawn(move |engine| go(engine, turn)),
+            state.turns.insert(key, Queue::new());
         }
+        self.spawn(work);
     }
 
-    /// Gives the lease to the next.
-    pub(super) fn end_turn(self: &Arc<Self>, key: Key) {
-        let completions = {
+    /// Waits for a turn; never on an event thread.
+    pub(super) fn wait_for_turn(self: &Arc<Self>, key: Key) -> Turn {
+        let come = {
             let mut state = self.state.lock();
-            let woken = state.leases.release(Self::file_id(key));
-            match woken.is_empty() {
-                true => return,
-                false => self.wake(&mut state, woken, None, false),
+            let (send, come) = channel();
+            match state.turns.get_mut(&key) {
+                Some(queue) => queue.push_back(Next::Thread(send)),
+                None => {
+                    state.turns.insert(key, Queue::new());
+                    return self.turn(key);
+                }
             }
+            come
         };
-        self.complete(completions);
+        // Whoever has it gives it on, whatever happens.
+        let _ = come.recv();
+        self.turn(key)
+    }
+
+    fn turn(self: &Arc<Self>, key: Key) -> Turn {
+        let engine = self.clone();
+        Turn { engine, key }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let next = {
+            let mut state = self.engine.state.lock();
+            let next = state.turns.get_mut(&self.key).and_then(Queue::pop_front);
+            if next.is_none() {
+                state.turns.remove(&self.key);
+            }
+            next
+        };
+        match next {
+            Some(Next::Work(work)) => self.engine.spawn(work),
+            Some(Next::Thread(thread)) => drop(thread.send(())),
+            None => {}
+        }
     }
 }

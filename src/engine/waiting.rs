@@ -4,12 +4,11 @@
 //! A waiter leaves in one of four ways: its turn comes ([`Engine::wake`]), its time is up, a
 //! signal for it is pending, or its file loses its name. The kernel would tell of the signal by a
 //! FUSE_INTERRUPT request, but fuser answers that itself; so while anybody waits, the thread here
-//! asks `/proc` every [`LOOK`].
+//! asks `/proc` every [`LOOK`], or more seldom when so many wait that the asking itself takes long
+//! ([`Pace`]).
 
 use super::open::{Opened, Wish};
 use super::transaction::{Phase, Transaction};
-use super::tree::Key;
-use super::turn::{Turn, Waits};
 use super::version::Version;
 use super::{Done, Engine, State};
 use crate::backing::Errno;
@@ -21,6 +20,9 @@ use std::time::{Duration, Instant};
 
 /// How often waiters are asked for pending signals: W3 promises 100 ms.
 const LOOK: Duration = Duration::from_millis(40);
+/// After a look the thread rests at least so many times as long as that took: ten thousand waiters
+/// are not to take a processor from those they wait for.
+const REST: u32 = 4;
 /// How often the thread looks when nobody waits: for openers that were sent to look their name up
 /// again and died before they came back.
 const IDLE: Duration = Duration::from_secs(1);
@@ -30,62 +32,55 @@ const COME_BACK: Duration = Duration::from_secs(5);
 /// How often kept versions that are too old are removed.
 const PRUNE: Duration = Duration::from_secs(60 * 60);
 
-/// A request that waits.
-pub(crate) enum Parked {
-    /// An open.
-    Open {
-        /// What it wants.
-        wish: Wish,
-        /// Where its answer goes.
-        done: Done<Opened>,
-    },
-    /// For a turn.
-    Turn(Waits),
-}
-
-impl Parked {
-    fn tid(&self) -> u32 {
-        match self {
-            Self::Open { wish, .. } => wish.caller.tid,
-            Self::Turn(waits) => waits.tid,
-        }
-    }
-
-    fn inode(&self) -> Key {
-        match self {
-            Self::Open { wish, .. } => wish.inode,
-            Self::Turn(waits) => waits.inode,
-        }
-    }
-
-    fn fail(self, engine: &Arc<Engine>, errno: Errno) {
-        match self {
-            Self::Open { done, .. } => done(Err(errno)),
-            Self::Turn(waits) => engine.spawn(move |engine| (waits.go)(engine, Err(errno))),
-        }
-    }
+/// An open that waits.
+pub(crate) struct Parked {
+    /// What it wants.
+    pub wish: Wish,
+    /// Where its answer goes.
+    pub done: Done<Opened>,
 }
 
 impl std::fmt::Debug for Parked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Open { wish, .. } => f.debug_tuple("Parked").field(wish).finish(),
-            Self::Turn(waits) => f.debug_tuple("Turn").field(&waits.inode).finish(),
-        }
+        f.debug_tuple("Parked").field(&self.wish).finish()
     }
 }
 
-/// A request that need not wait any more, to be answered once the state lock is given back.
-pub(super) enum Completion {
-    Open(Wish, Done<Opened>, Answer),
-    Turn(Waits, Turn),
-}
+/// An open that need not wait any more, to be answered once the state lock is given back.
+pub(super) struct Completion(Wish, Done<Opened>, Answer);
 
 pub(super) enum Answer {
     Fail(Errno),
     Serve,
     /// It is to be decided about once more.
     Again,
+}
+
+/// When `/proc` was asked last, and how long that took.
+struct Pace {
+    ended: Instant,
+    took: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self::after(Instant::now())
+    }
+}
+
+impl Pace {
+    fn after(began: Instant) -> Self {
+        let ended = Instant::now();
+        let took = ended - began;
+        Self { ended, took }
+    }
+
+    /// How long until it is asked again.
+    fn rest(&self, usual: Duration) -> Duration {
+        usual
+            .max(self.took * REST)
+            .saturating_sub(self.ended.elapsed())
+    }
 }
 
 impl Engine {
@@ -103,15 +98,7 @@ impl Engine {
             let Some(parked) = state.parked.remove(&wake.ticket) else {
                 continue;
             };
-            let (wish, done) = match parked {
-                Parked::Open { wish, done } => (wish, done),
-                Parked::Turn(waits) => {
-                    // Of a file that has lost its name nobody has the lease.
-                    let turn = if gone { Turn::Again } else { Turn::Taken };
-                    completions.push(Completion::Turn(waits, turn));
-                    continue;
-                }
-            };
+            let Parked { wish, done } = parked;
             let current = state.tree.inode(wish.inode).map(|inode| inode.current);
             let answer = match (wake.kind, current) {
                 (_, None) => Answer::Fail(Errno::STALE),
@@ -134,7 +121,7 @@ impl Engine {
                     Answer::Fail(Errno::STALE)
                 }
             };
-            completions.push(Completion::Open(wish, done, answer));
+            completions.push(Completion(wish, done, answer));
         }
         completions
     }
@@ -142,14 +129,7 @@ impl Engine {
     /// Answers them.
     pub(super) fn complete(self: &Arc<Self>, completions: Vec<Completion>) {
         super::name_locks::assert_none_held();
-        for completion in completions {
-            let (wish, done, answer) = match completion {
-                Completion::Open(wish, done, answer) => (wish, done, answer),
-                Completion::Turn(waits, turn) => {
-                    self.spawn(move |engine| (waits.go)(engine, Ok(turn)));
-                    continue;
-                }
-            };
+        for Completion(wish, done, answer) in completions {
             let result = match answer {
                 Answer::Fail(errno) => Err(errno),
                 Answer::Serve => self.serve_or_send(&wish, None),
@@ -166,10 +146,11 @@ impl Engine {
     pub fn watch(self: &Arc<Self>) {
         let mut ebb = Ebb::default();
         let mut pruned = Instant::now();
+        let mut pace = Pace::default();
         loop {
-            let (expired, waiters, sent, unclaimed, known, dropped) = {
+            let (expired, look, unclaimed, known, dropped) = {
                 let mut state = self.state.lock();
-                let nap = self.nap(&state);
+                let nap = self.nap(&state, &pace);
                 self.watching.wait_for(&mut state, nap);
                 let tickets = state.leases.expire(self.now());
                 let expired: Vec<Parked> = tickets
@@ -177,19 +158,19 @@ impl Engine {
                     .filter_map(|ticket| state.parked.remove(ticket))
                     .collect();
                 state.forget_spent(COME_BACK);
-                let waiters: Vec<(Ticket, u32)> = state
-                    .parked
-                    .iter()
-                    .map(|(ticket, parked)| (*ticket, parked.tid()))
-                    .collect();
-                let sent: Vec<(u32, Instant)> = state
-                    .redirects
-                    .iter()
-                    .map(|(tid, redirect)| (*tid, redirect.since))
-                    .collect();
+                let look = pace.rest(self.usual(&state)).is_zero().then(|| {
+                    let parked = state.parked.iter();
+                    let waiters: Vec<(Ticket, u32)> = parked
+                        .map(|(ticket, p)| (*ticket, p.wish.caller.tid))
+                        .collect();
+                    let redirects = state.redirects.iter();
+                    let sent: Vec<(u32, Instant)> =
+                        redirects.map(|(tid, r)| (*tid, r.since)).collect();
+                    (waiters, sent)
+                });
                 let (known, dropped) = (state.tree.sizes().0, state.tree.dropped());
                 let unclaimed = std::mem::take(&mut state.unclaimed);
-                (expired, waiters, sent, unclaimed, known, dropped)
+                (expired, look, unclaimed, known, dropped)
             };
             if *self.watcher_stop.lock() {
                 return self.fail_waiters();
@@ -197,9 +178,13 @@ impl Engine {
             for parked in expired {
                 self.timed_out(parked);
             }
-            self.end_interrupted(&waiters);
-            self.look_after_locks();
-            self.end_lost(&sent);
+            if let Some((waiters, sent)) = look {
+                let began = Instant::now();
+                self.end_interrupted(&waiters);
+                self.look_after_locks();
+                self.end_lost(&sent);
+                pace = Pace::after(began);
+            }
             self.close_dropped_dirs();
             if pruned.elapsed() > PRUNE {
                 pruned = Instant::now();
@@ -217,45 +202,47 @@ impl Engine {
         }
     }
 
-    fn nap(&self, state: &State) -> Duration {
+    fn nap(&self, state: &State, pace: &Pace) -> Duration {
         let until_deadline = state
             .leases
             .next_deadline()
             .map(|deadline| deadline.saturating_sub(self.now()));
-        let waiting = !state.parked.is_empty() || self.locks.lock().is_waited_for();
-        let look = if waiting { LOOK } else { IDLE };
+        let look = pace.rest(self.usual(state));
         until_deadline.map_or(look, |d| d.min(look))
     }
 
+    /// How often `/proc` is to be asked now.
+    fn usual(&self, state: &State) -> Duration {
+        let waiting = !state.parked.is_empty() || self.locks.lock().is_waited_for();
+        if waiting { LOOK } else { IDLE }
+    }
+
     fn timed_out(self: &Arc<Self>, parked: Parked) {
+        let Parked { wish, done } = parked;
         let (holder, path, treatment) = {
             let state = self.state.lock();
-            let inode = state.tree.inode(parked.inode());
+            let inode = state.tree.inode(wish.inode);
             (
                 inode.and_then(|i| i.transaction.clone()),
-                state.tree.path(parked.inode()),
-                self.treatment_of(&state, parked.inode()),
+                state.tree.path(wish.inode),
+                self.treatment_of(&state, wish.inode),
             )
         };
         let waited = treatment.map_or(self.settings().defaults.lock_timeout, |t| t.lock_timeout);
-        let tid = parked.tid();
-        let what = match &parked {
-            Parked::Open { .. } => "open",
-            Parked::Turn(_) => "write",
-        };
+        let tid = wish.caller.tid;
         let thread = self.processes.thread(tid);
         let holder = holder.map_or(String::from("nobody any more"), |t| {
             format!("pid {} ({})", t.writer.process, t.writer.program)
         });
         warn!(
-            "{}: {what} by pid {} ({}) timed out after {:?}: {} is writing it",
+            "{}: open by pid {} ({}) timed out after {:?}: {} is writing it",
             super::lookup::show(path),
             thread.as_ref().map_or(tid, |t| t.process),
             thread.as_ref().map_or("?", |t| &t.name),
             waited,
             holder
         );
-        parked.fail(self, Errno::TIMEDOUT);
+        done(Err(Errno::TIMEDOUT));
     }
 
     /// Ends the waits of those for whom a signal is pending.
@@ -280,7 +267,7 @@ impl Engine {
                 state.parked.remove(ticket)
             };
             if let Some(parked) = parked {
-                parked.fail(self, Errno::INTR);
+                (parked.done)(Err(Errno::INTR));
             }
         }
     }
@@ -355,7 +342,7 @@ impl Engine {
                 .collect()
         };
         for parked in parked {
-            parked.fail(self, Errno::NOTCONN);
+            (parked.done)(Err(Errno::NOTCONN));
         }
     }
 }

@@ -4,6 +4,7 @@
 mod convert;
 mod lock_kind;
 mod opened;
+pub mod replace;
 pub mod session;
 mod walker;
 mod wire;

@@ -1,6 +1,7 @@
 //! One mount, from its beginning to its end.
 
 use super::Adapter;
+use super::replace::{self, Unplaced};
 use super::wire::Device;
 use crate::backing::kept::{KEPT_MAX_AGE, KEPT_MAX_SIZE, Limits};
 use crate::backing::recover::recover;
@@ -20,10 +21,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::Command;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How many threads read requests. One has no cross-core wake-ups; the second keeps the mount
 /// answering while the first is at a system call that takes long after all.
@@ -76,13 +76,22 @@ enum Event {
     Reload,
 }
 
-/// Puts BACKING right, mounts it, calls `ready` once the mount answers, and serves it until it is
-/// unmounted or this process gets SIGTERM or SIGINT. Then transactions in flight have
+/// What [`serve`] tells on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The dead mount that is to be replaced is going: the directory beneath can be seen from here on.
+    Uncovered,
+    /// The mount answers.
+    Ready,
+}
+
+/// Puts BACKING right, mounts it, tells that it is ready once the mount answers, and serves it until
+/// it is unmounted or this process gets SIGTERM or SIGINT. Then transactions in flight have
 /// `unmount_timeout` to finish; what is left is rolled back and kept aside.
 ///
 /// # Errors
 /// [`ServeErrorKind`] says which; nothing is mounted then.
-pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError> {
+pub fn serve(config: MountConfig, tell: impl Fn(News)) -> Result<(), ServeError> {
     // Modes come from programs, with their umask applied by the kernel already.
     rustix::process::umask(rustix::fs::Mode::empty());
     raise_descriptor_limit();
@@ -90,10 +99,15 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
         let path = config.backing.display();
         ServeError::new(ServeErrorKind::Backing, format!("{path}: {e}"))
     };
-    let root = Dir::open_root(&config.backing).map_err(backing)?;
+    let root = match config.replaces {
+        // No path is sure to lead there past the dead mount.
+        Some(_) => Dir::open_root(Path::new(".")),
+        None => Dir::open_root(&config.backing),
+    };
+    let root = root.map_err(backing)?;
     let (settings, configuration) =
         settings(&config, &root).map_err(|e| ServeError::new(ServeErrorKind::Configuration, e))?;
-    change_directory(&config.mountpoint, &root).map_err(backing)?;
+    change_directory(&config, &root).map_err(backing)?;
     let store = open_store(&config, &root)?;
     let engine = Engine::new(root, store, settings, Box::new(Proc)).map_err(backing)?;
     engine.prune_kept();
@@ -106,13 +120,10 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
     let ended = events;
     let at_end = Box::new(move || drop(ended.send(Event::Ended)));
     let adapter = Adapter::new(engine.clone(), device.clone(), at_end);
-    let session = Session::new(adapter, &config.mountpoint, &options(&config)).map_err(|e| {
-        let path = config.mountpoint.display();
-        ServeError::new(ServeErrorKind::Mount, format!("can't mount on {path}: {e}"))
-    })?;
+    let (session, unplaced) = mount(&config, adapter, engine.root(), &tell)?;
     let copy = session.as_fd().try_clone_to_owned();
     let _ = device.set(copy.map_err(|e| internal("can't copy the descriptor of /dev/fuse", e))?);
-    let (walker, first) = super::walker::start(engine.clone(), config.mountpoint.clone())
+    let walker = super::walker::start(engine.clone(), config.mountpoint.clone())
         .map_err(|e| internal("can't start a thread", e))?;
     let notifier = session.notifier();
     engine.set_kernel(Box::new(super::Cache { notifier, walker }));
@@ -126,31 +137,86 @@ pub fn serve(config: MountConfig, ready: impl FnOnce()) -> Result<(), ServeError
     // Dropped, it would unmount whatever is on the mountpoint by then, be it another mount: fuser
     // 0.18 takes an ended session for a mounted one.
     std::mem::forget(background);
-    // The first request that the mount answers. Not by this thread: killed while it waited, it would
-    // keep the device open, and so wait for ever.
-    let first = first
-        .recv()
-        .unwrap_or_else(|_| rustix::fs::stat(&config.mountpoint));
-    match first {
-        Ok(stat) => engine.set_device(stat.st_dev),
+    let device = match &unplaced {
+        Some(unplaced) => unplaced.device(),
+        None => replace::device_of(&config.mountpoint),
+    };
+    match device {
+        Ok(device) => engine.set_device(device),
         Err(e) => warn!("{}: {e}", config.mountpoint.display()),
     }
+    if let (Some(unplaced), Some(dead)) = (&unplaced, config.replaces) {
+        let put = unplaced.put(&config.mountpoint, dead, || tell(News::Uncovered));
+        put.map_err(|e| cannot_mount(&config, e))?;
+    }
+    // Nothing of ours may keep it busy.
+    drop(unplaced);
     info!(
         "serving {} on {} (configuration: {configuration})",
         config.backing.display(),
         config.mountpoint.display()
     );
-    ready();
+    tell(News::Ready);
     let forced = run(&config, &engine, &inbox);
+    if !forced {
+        engine.release_all();
+    }
     engine.end_all_lost();
     if !engine.drain(LAST_TASKS) {
         warn!("gave up waiting for the disk");
     } else if !forced && !engine.is_idle() {
         error!("bug: a lease or a waiter was left behind");
     }
+    engine.settle_store();
     engine.stop_watching();
     info!("{} is unmounted", config.mountpoint.display());
     Ok(())
+}
+
+/// Mounts, with the first exchange of messages. In the place of a dead mount, the new one is nowhere to
+/// be seen yet, if the kernel lets us do so.
+fn mount(
+    config: &MountConfig,
+    adapter: Adapter,
+    root: &Dir,
+    tell: &impl Fn(News),
+) -> Result<(Session<Adapter>, Option<Unplaced>), ServeError> {
+    let failed = |e| cannot_mount(config, e);
+    let mut uncovered = None;
+    if let Some(dead) = config.replaces {
+        let mode = root.stat().map_err(|e| failed(e.into()))?.st_mode;
+        match replace::make(config, mode) {
+            Ok((device, unplaced)) => {
+                let mut options = options(config);
+                options.mount_options.clear();
+                let session = Session::from_fd(adapter, device, options.acl, options);
+                return Ok((session.map_err(failed)?, Some(unplaced)));
+            }
+            Err(Errno::PERM | Errno::NOSYS) => {
+                // What somebody else has taken away is not wanted back.
+                replace::pin(&config.mountpoint, dead).map_err(|e| failed(e.into()))?;
+                tell(News::Uncovered);
+                let since = SystemTime::now();
+                replace::take_away(&config.mountpoint, dead).map_err(|e| failed(e.into()))?;
+                uncovered = replace::Uncovered::new(&config.mountpoint, since).ok();
+            }
+            Err(e) => return Err(failed(e.into())),
+        }
+    }
+    let session = Session::new(adapter, &config.mountpoint, &options(config)).map_err(failed)?;
+    // In place, it is BACKING, of which the mount shows all.
+    if let Some(directory) = uncovered.filter(|_| config.mountpoint != config.backing) {
+        directory.covered(&config.mountpoint).map_err(failed)?;
+    }
+    Ok((session, None))
+}
+
+fn cannot_mount(config: &MountConfig, error: impl Into<std::io::Error>) -> ServeError {
+    let (path, error) = (config.mountpoint.display(), error.into());
+    ServeError::new(
+        ServeErrorKind::Mount,
+        format!("can't mount on {path}: {error}"),
+    )
 }
 
 /// Serves until the end; true if something was still open then.
@@ -247,9 +313,13 @@ fn reload(config: &MountConfig, engine: &Engine) {
 ///
 /// For where to: a mount in place covers BACKING, so that no path leads there any more but
 /// `/proc/PID/cwd` of this process, by which other commands find it (`cli::served`).
-fn change_directory(mountpoint: &Path, root: &Dir) -> Result<(), Errno> {
-    let covered = rustix::fs::stat(mountpoint)?;
-    if identity(&covered) == identity(&root.stat()?) {
+fn change_directory(config: &MountConfig, root: &Dir) -> Result<(), Errno> {
+    let in_place = match config.replaces {
+        // What is covered can't be looked at, but by then both have one name.
+        Some(_) => config.mountpoint == config.backing,
+        None => identity(&rustix::fs::stat(&config.mountpoint)?) == identity(&root.stat()?),
+    };
+    if in_place {
         rustix::process::fchdir(root)
     } else {
         rustix::process::chdir("/")
@@ -304,7 +374,7 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, raised);
 }
 
-fn options(config: &MountConfig) -> Config {
+pub(super) fn options(config: &MountConfig) -> Config {
     let root = rustix::process::geteuid().is_root();
     let source = config.backing.to_string_lossy().into_owned();
     // fusermount3 takes its options as one string; mount(2) takes the source as it is.
@@ -393,12 +463,7 @@ fn detach(mountpoint: &Path) {
     let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
     match rustix::mount::unmount(mountpoint, flags) {
         Err(Errno::PERM) => {
-            let mut fusermount = Command::new("fusermount3");
-            let result = fusermount
-                .args(["-u", "-q", "-z", "--"])
-                .arg(mountpoint)
-                .status();
-            if let Err(e) = result {
+            if let Err(e) = replace::fusermount(mountpoint) {
                 warn!("can't run fusermount3 to unmount: {e}");
             }
         }

@@ -4,14 +4,13 @@
 //! It is a client of this very daemon, which nothing in the daemon may wait for. It must hold no
 //! descriptor of `/dev/fuse` either: were the daemon killed while this thread waits for an answer
 //! or a directory's lock, the kernel would never see the device closed, and the mount would hang
-//! for good. So it has a table of descriptors of its own, an empty one. For the same reason it is this
-//! thread that does the first look at the mount.
+//! for good. So it has a table of descriptors of its own, an empty one.
 
 use crate::engine::Engine;
 use crate::engine::superseded::Superseded;
 use crate::sync::Arc;
 use log::warn;
-use rustix::fs::{AtFlags, CWD, Stat, StatxFlags};
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::thread::UnshareFlags;
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
@@ -24,16 +23,15 @@ use std::time::Instant;
 /// dentry that a reader holds; the second time there is a dentry of its own.
 const ROUNDS: usize = 2;
 
-/// The way to the thread, and what it says of the mountpoint once the mount answers.
-pub(super) type Walker = (Sender<Superseded>, Receiver<rustix::io::Result<Stat>>);
-
 /// Starts the thread. It ends when the sender goes.
 ///
 /// # Errors
 /// If the thread can't be started.
-pub(super) fn start(engine: Arc<Engine>, mountpoint: PathBuf) -> std::io::Result<Walker> {
+pub(super) fn start(
+    engine: Arc<Engine>,
+    mountpoint: PathBuf,
+) -> std::io::Result<Sender<Superseded>> {
     let (sender, inbox) = channel();
-    let (answers, first) = channel();
     let builder = thread::Builder::new().name(String::from("walker"));
     builder.spawn(move || {
         // Never dropped here: what it would close then would not be this thread's.
@@ -41,16 +39,15 @@ pub(super) fn start(engine: Arc<Engine>, mountpoint: PathBuf) -> std::io::Result
         if let Err(errno) = leave_descriptors() {
             return warn!("inotify watchers of files will not hear of commits: {errno}");
         }
-        let _ = answers.send(rustix::fs::stat(&mountpoint));
         walk(&engine, &mountpoint, &inbox);
     })?;
-    Ok((sender, first))
+    Ok(sender)
 }
 
 /// Gives the calling thread a table of descriptors of its own, with nothing in it.
 fn leave_descriptors() -> rustix::io::Result<()> {
     // SAFETY: nothing that this thread does from here on uses a descriptor it knew before: it
-    // waits for a channel, changes the engine's tables in memory, and calls stat and statx by path. It logs
+    // waits for a channel, changes the engine's tables in memory, and calls statx by path. It logs
     // nothing, and never drops what it shares with others.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES)? };
     // SAFETY: closes descriptors of this thread's own table only, of which it uses none.

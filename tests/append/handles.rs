@@ -99,65 +99,6 @@ fn the_offset_after_an_append_is_the_end_of_the_file() {
 }
 
 #[test]
-fn a_transaction_makes_records_wait_and_keeps_those_that_came_before() {
-    as_each_user(|mount| {
-        mount.run("sh", "echo start > f");
-        let mut log = mount.spawn_python(
-            "f = os.open('f', os.O_WRONLY | os.O_APPEND)\n\
-             while line := hear():\n    os.write(f, line.encode() + b'\\n'); say('written')",
-        );
-        log.tell("before");
-        log.expect("written");
-        let mut editor = mount.spawn_python(
-            "f = open('f', 'r+'); text = f.read(); f.seek(0); say('open'); hear()\n\
-             f.write(text.upper()); f.close(); say('closed')",
-        );
-        editor.expect("open");
-        log.tell("during");
-        log.wait_until_blocked();
-        assert!(log.is_silent());
-        editor.tell("go on");
-        editor.expect("closed");
-        log.expect("written");
-        assert_eq!(mount.read("f"), "START\nBEFORE\nduring\n");
-        log.succeed();
-        editor.succeed();
-    });
-}
-
-#[test]
-fn a_record_that_waits_too_long_gets_etimedout_and_a_signal_ends_its_wait() {
-    let mount = options().arg("--lock-timeout=1s").mount();
-    mount.run("sh", "echo start > f");
-    let log = "f = os.open('f', os.O_WRONLY | os.O_APPEND); say('open'); hear()\n\
-               signal.signal(signal.SIGUSR1, lambda *_: 1 / 0)\n\
-               try: os.write(f, b'x')\n\
-               except OSError as e: say(errno.errorcode[e.errno])\n\
-               except ZeroDivisionError: say('EINTR')\n\
-               os.write(f, b'after') if hear() else 0; say('end')";
-    let (mut late, mut hit) = (mount.spawn_python(log), mount.spawn_python(log));
-    late.expect("open");
-    hit.expect("open");
-    let mut editor = mount.spawn_python("f = open('f', 'r+'); say('open'); hear()");
-    editor.expect("open");
-    hit.tell("go");
-    hit.wait_until_blocked();
-    hit.signal("USR1");
-    hit.expect("EINTR");
-    late.tell("go");
-    late.expect("ETIMEDOUT");
-    editor.tell("end");
-    editor.succeed();
-    // The handle goes on.
-    late.tell("again");
-    late.expect("end");
-    assert_eq!(mount.read("f"), "start\nafter");
-    late.succeed();
-    hit.succeed();
-    mount.unmount();
-}
-
-#[test]
 fn one_thread_with_both_waits_for_nobody() {
     as_each_user(|mount| {
         mount.python(

@@ -7,3 +7,4 @@ mod handles;
 mod records;
 mod recovery;
 mod rotation;
+mod updates;

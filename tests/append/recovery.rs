@@ -1,6 +1,7 @@
 //! What is left of a file that was being appended to when the daemon died.
 
-use crate::common::{LATCHFS, Mount, alive, finish, kill, options, text, wait_until};
+use crate::common::failing::Failing;
+use crate::common::{LATCHFS, Mount, User, alive, finish, kill, options, text, wait_until};
 use std::fs;
 
 #[test]
@@ -207,4 +208,62 @@ fn a_handle_that_is_closed_after_a_commit_leaves_no_log() {
     }
     wait_until("the logs are gone", || mount.store("append").is_empty());
     first.tell("end");
+}
+
+#[test]
+fn what_a_disk_has_lost_something_of_is_never_called_durable() {
+    for user in [User::Root, User::Ordinary] {
+        let mount = options().user(user).mount();
+        let append = |line: &str| {
+            mount.python(&format!(
+                "f = os.open('log', os.O_WRONLY | os.O_CREAT | os.O_APPEND); os.write(f, b'{line}')\n\
+                 try: os.close(f); say('closed')\n\
+                 except OSError as e: say(errno.errorcode[e.errno])"
+            ))
+        };
+        assert_eq!(append("one "), "closed\n");
+        let failing = Failing::new(&mount, "fsync:error=EIO");
+        assert_eq!(append("two "), "EIO\n");
+        drop(failing);
+        // A power cut may have taken the record before this one.
+        assert_eq!(append("three "), "EIO\n");
+        assert_eq!(mount.store("append").len(), 1);
+        assert_eq!(mount.read("log"), "one two three ");
+        // Every record is there, so nothing is trimmed.
+        mount.crash();
+        mount.start();
+        assert_eq!(mount.read("log"), "one two three ");
+        let failing = Failing::new(&mount, "fsync:error=EIO");
+        assert_eq!(append("four "), "EIO\n");
+        drop(failing);
+        // What takes its place is whole.
+        mount.run("sh", "printf 'new ' > log");
+        assert_eq!(append("one "), "closed\n");
+        assert_eq!(mount.store("append"), [""; 0]);
+        assert_eq!(mount.read("log"), "new one ");
+        mount.unmount();
+    }
+}
+
+#[test]
+fn a_log_kept_after_a_failed_fsync_goes_before_the_inode_is_rewritten() {
+    let mount = options().mount();
+    mount.run("sh", "printf 'one two three four' > log; ln log other");
+    let failing = Failing::new(&mount, "fsync:error=EIO");
+    mount.try_run("sh", "printf ' five' >> log");
+    drop(failing);
+    assert_eq!(mount.store("append").len(), 1);
+    // Longer than the log believes, and other bytes.
+    mount.run(
+        "sh",
+        "printf 'one version that is longer than all of that' > log",
+    );
+    assert_eq!(mount.store("append"), [""; 0]);
+    mount.crash();
+    mount.start();
+    assert_eq!(
+        mount.read("other"),
+        "one version that is longer than all of that"
+    );
+    mount.unmount();
 }

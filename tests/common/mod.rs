@@ -4,7 +4,10 @@
 #![allow(dead_code)]
 
 pub mod bare;
+pub mod daemon;
+pub mod failing;
 pub mod reliability;
+pub mod supervised;
 pub mod syscalls;
 
 use std::ffi::{OsStr, OsString};
@@ -356,6 +359,10 @@ impl Drop for Mount {
                 .ok()
                 .and_then(|pid| pid.lines().next()?.parse::<u32>().ok());
             if failing {
+                // First, or it would start another daemon.
+                if let Some(supervisor) = daemon.and_then(supervised::supervisor_of) {
+                    kill(supervisor, "KILL");
+                }
                 abort(&self.point);
                 detach(&self.point);
             } else {
@@ -429,6 +436,11 @@ impl Running {
     /// Has it printed nothing more? (Asked only where it can't have by then.)
     pub fn is_silent(&self) -> bool {
         self.lines.try_recv().is_err()
+    }
+
+    /// A line of its output that is there already, or that it says before its end, if that has come.
+    pub fn heard(&self) -> Option<String> {
+        self.lines.recv_timeout(DEADLINE).ok()
     }
 
     /// Sends it a line.
@@ -603,7 +615,7 @@ fn device_of(point: &Path) -> Option<String> {
 }
 
 /// Ends a FUSE connection from outside, whatever its daemon does.
-fn abort(point: &Path) {
+pub fn abort(point: &Path) {
     let Some(device) = device_of(point) else {
         return;
     };

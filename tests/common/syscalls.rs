@@ -428,7 +428,9 @@ impl Supervised {
     /// Waits for the daemon's end (by [`Decision::Kill`], say), and takes the dead mount away.
     pub fn wait(mut self) -> (Mount, ExitStatus) {
         let status = self.process.wait();
-        detach(self.mount.point());
+        if self.mount.is_mounted() {
+            detach(self.mount.point());
+        }
         (self.mount, status)
     }
 

@@ -1,6 +1,6 @@
 //! Unmounting while programs have files of the mount open.
 
-use crate::common::{LATCHFS, User, finish, kill, options, text, wait_until};
+use crate::common::{LATCHFS, User, finish, kill, options, take_away, text, wait_until};
 use std::fs;
 use std::thread;
 
@@ -261,5 +261,102 @@ fn a_second_command_to_unmount_does_no_harm() {
         });
         mount.check_gone(daemon);
         assert!(mount.read_behind("f") == whole());
+    }
+}
+
+/// The kernel drops what it has not told a mount's daemon yet when the last file of the mount is
+/// closed: often the release of that file.
+#[test]
+fn what_the_last_mapping_of_an_unmounted_mount_wrote_is_committed() {
+    for user in BOTH {
+        for _ in 0..15 {
+            let mount = options().user(user).arg("--unmount-timeout=50s").mount();
+            mount.bash("echo old > f");
+            let mut writer = mount.spawn_python(
+                "import mmap\nf = open('f', 'r+b'); m = mmap.mmap(f.fileno(), 4); f.close()\n\
+                 say('open'); hear(); m[:3] = b'new'; m.close()",
+            );
+            writer.expect("open");
+            let daemon = mount.daemon();
+            kill(daemon, "TERM");
+            wait_until("it is out of the tree", || !mount.is_mounted());
+            writer.tell("finish");
+            writer.succeed();
+            mount.check_gone(daemon);
+            assert_eq!(mount.read_behind("f"), "new\n");
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_closed_while_the_mount_goes_leaves_nothing_in_the_store() {
+    for user in BOTH {
+        for _ in 0..5 {
+            let mount = options().user(user).arg("--unmount-timeout=50s").mount();
+            let mut writer = mount.spawn_python(
+                "logs = [open(f'log {n}', 'ab', buffering=0) for n in range(20)]\n\
+                 for log in logs: log.write(b'a record\\n')\n\
+                 say('open'); hear()\n\
+                 for log in logs: log.close()",
+            );
+            writer.expect("open");
+            let daemon = mount.daemon();
+            kill(daemon, "TERM");
+            wait_until("it is out of the tree", || !mount.is_mounted());
+            writer.tell("close");
+            writer.succeed();
+            mount.check_gone(daemon);
+            assert_eq!(mount.store("append"), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn what_is_being_written_when_the_kernel_aborts_the_mount_is_kept_aside() {
+    for user in BOTH {
+        let mount = options().user(user).mount();
+        mount.bash("echo old > f; echo old > g");
+        let writer = mount.spawn_python(
+            "f = open('f', 'w'); f.write('half'); f.flush()\n\
+             g = open('g', 'w'); g.write('half'); g.flush(); os.close(os.dup(g.fileno()))\n\
+             say('open'); hear()",
+        );
+        writer.expect("open");
+        let daemon = mount.daemon();
+        take_away(mount.point());
+        mount.check_gone(daemon);
+        assert_eq!(mount.read_behind("f"), "old\n");
+        assert_eq!(mount.read_behind("g"), "old\n");
+        let kept = mount.store("kept");
+        assert_eq!(
+            kept.iter().filter(|name| name.ends_with(".json")).count(),
+            2
+        );
+        drop(writer);
+    }
+}
+
+#[test]
+fn records_that_come_while_a_mount_ends_are_whole_or_fail_and_leave_nothing_in_the_store() {
+    for user in BOTH {
+        for _ in 0..5 {
+            let mount = options().user(user).arg("--unmount-timeout=50ms").mount();
+            let mut writer = mount.spawn_python(
+                "log = os.open('log', os.O_WRONLY | os.O_CREAT | os.O_APPEND); count = 0\n\
+                 try:\n    while True:\n        os.write(log, b'a record\\n'); count += 1\n        \
+                 if count == 10: say('going on')\n\
+                 except OSError: say(count)",
+            );
+            writer.expect("going on");
+            let daemon = mount.daemon();
+            kill(daemon, "TERM");
+            let acknowledged: usize = writer.hear().parse().expect("a number");
+            writer.succeed();
+            mount.check_gone(daemon);
+            let records = mount.read_behind("log").len() as f64 / "a record\n".len() as f64;
+            // The last one may have been written without anybody being told.
+            assert!(records == acknowledged as f64 || records == acknowledged as f64 + 1.0);
+            assert_eq!(mount.store("append"), [""; 0]);
+        }
     }
 }

@@ -5,5 +5,6 @@
 mod common;
 
 mod crashes;
+mod failures;
 mod recover;
 mod recovery;
