@@ -236,6 +236,49 @@ pub const APPENDING: &[Scenario] = &[
             does(|p| p.close("log")),
         ],
     },
+    Scenario {
+        name: "append to what the same thread writes",
+        prepare: log,
+        steps: &[
+            does(|p| p.open(">>", "log").map(drop)),
+            means(
+                |_| Ok(()),
+                |p| {
+                    p.open(">", "./log")?.write_all(b"new\n")?;
+                    p.file("log").write_all(b"one\n")
+                },
+            ),
+            means(
+                |p| fs::write(p.at("log"), "new\none\n"),
+                |p| p.close_and_settle("./log"),
+            ),
+            does(|p| p.close("log")),
+        ],
+    },
+    Scenario {
+        name: "append to what another writes",
+        prepare: log,
+        steps: &[
+            does(|p| p.open(">>", "log").map(drop)),
+            means(
+                |_| Ok(()),
+                |p| {
+                    let other = std::thread::scope(|scope| {
+                        let update = scope.spawn(|| p.open("+", "./log")?.write_all_at(b"F", 0));
+                        update.join()
+                    });
+                    other.expect("the other thread")
+                },
+            ),
+            does(|p| p.file("log").write_all(b"one\n")),
+            means(
+                |p| fs::write(p.at("log"), "First\none\n"),
+                |p| p.close_and_settle("./log"),
+            ),
+            does(|p| p.file("log").write_all(b"two\n")),
+            does(|p| p.close("log")),
+        ],
+    },
 ];
 
 /// Names and attributes.
