@@ -528,12 +528,6 @@ fn trim_one(
 
 /// Keeps aside what a file is about to lose.
 fn keep_tail(store: &Store, file: &File, stat: &Stat, trimmed: &Trimmed) -> Result<(), Errno> {
-    let name = store.unique_name();
-    let tail = store.tmp().create_file(&name, OFlags::WRONLY, 0o600)?;
-    let end = trimmed.length + trimmed.lost;
-    let copied = copy(file, trimmed.length, end, |part| (&tail).write_all(part))
-        .and_then(|()| shadow::copy_attributes(file, stat, &tail))
-        .and_then(|()| fsync(&tail));
     // Not the name of the file, whose place it must not take.
     let mut path = OsString::from("/");
     path.push(&trimmed.path);
@@ -545,9 +539,30 @@ fn keep_tail(store: &Store, file: &File, stat: &Stat, trimmed: &Trimmed) -> Resu
             "after a crash, it was at the end of the file, from byte {}, and no whole record",
             trimmed.length
         ),
+        size: Some(trimmed.lost),
         ..kept::Record::default()
     };
     let record = record.at(Path::new(&path));
+    let end = trimmed.length + trimmed.lost;
+    // A recovery that was killed before the file lost it may have kept it.
+    let same = |tail: &File| {
+        let (mut at, mut same) = (0, true);
+        copy(file, trimmed.length, end, |part| {
+            let mut kept = vec![0; part.len()];
+            same &= tail.read_exact_at(&mut kept, at).is_ok() && kept == part;
+            at += part.len() as u64;
+            Ok(())
+        })?;
+        Ok(same)
+    };
+    if store.keeper().has(&record, same)? {
+        return Ok(());
+    }
+    let name = store.unique_name();
+    let tail = store.tmp().create_file(&name, OFlags::WRONLY, 0o600)?;
+    let copied = copy(file, trimmed.length, end, |part| (&tail).write_all(part))
+        .and_then(|()| shadow::copy_attributes(file, stat, &tail))
+        .and_then(|()| fsync(&tail));
     let kept = copied.and_then(|()| store.keeper().take_in(store.tmp(), &name, &record));
     kept.map(drop).inspect_err(|_| {
         let _ = store.tmp().unlink(&name);

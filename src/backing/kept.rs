@@ -352,6 +352,30 @@ impl Keeper {
         Ok(id)
     }
 
+    /// Has a version been kept already, with this record but for its time, and bytes that are the
+    /// `same`? Then a power cut can't take it.
+    ///
+    /// # Errors
+    /// As for reading a directory, and those of `same`.
+    pub fn has(
+        &self,
+        record: &Record,
+        mut same: impl FnMut(&File) -> Result<bool, Errno>,
+    ) -> Result<bool, Errno> {
+        for entry in self.kept.list()? {
+            let record = Record {
+                time: entry.record.time,
+                ..record.clone()
+            };
+            if entry.record == record && entry.flaw.is_none() && same(&self.kept.open(&entry.id)?)?
+            {
+                self.kept.0.sync()?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Gives a version a place by `place`, and then its record. Returns its ID.
     fn put(
         &self,

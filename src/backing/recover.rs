@@ -158,10 +158,11 @@ pub fn look(root: &Dir) -> Result<Vec<Action>, Errno> {
 }
 
 fn visit(site: &Site<'_>, actions: &mut Vec<Action>) -> Result<(), Errno> {
-    // First: of a file that is to be rewritten, whatever was appended to it goes.
+    // First: by its record, a version that was kept already is known.
+    let restored = kept::tidy(site, actions)?;
+    // Of a file that is to be rewritten, whatever was appended to it goes.
     trim(site, actions)?;
     redo::replay(site, actions)?;
-    let restored = kept::tidy(site, actions)?;
     remove_leftovers(site, &restored, actions)
 }
 
