@@ -241,40 +241,6 @@ fn names() {
     assert_eq!(scene.names(), [""; 0]);
 }
 
-/// Two append to a file that a third updates, and a fourth follows.
-fn appending() {
-    let scene = Scene::new(NEVER);
-    scene.put("f", "0");
-    let appenders: Vec<_> = (1..=2)
-        .map(|tid| {
-            let scene = scene.clone();
-            thread::spawn(move || {
-                let file = scene.open(tid, "f", APPEND).expect("it is there");
-                for _ in 0..2 {
-                    scene.append(tid, &file, &tid.to_string());
-                }
-                assert_eq!(scene.close(tid, file), Ok(()));
-            })
-        })
-        .collect();
-    let writer = {
-        let scene = scene.clone();
-        thread::spawn(move || {
-            let file = scene.open(3, "f", WRITE).expect("it is there");
-            scene.write(3, &file, "3");
-            assert_eq!(scene.close(3, file), Ok(()));
-        })
-    };
-    appenders
-        .into_iter()
-        .for_each(|t| t.join().expect("an appender"));
-    writer.join().expect("the writer");
-    scene.end();
-    let text = scene.behind("f");
-    let count = |digit| text.matches(digit).count();
-    assert_eq!((&text[..1], count('1'), count('2')), ("3", 2, 2), "{text}");
-}
-
 #[test]
 fn writers_take_turns_in_the_order_they_came_whatever_the_schedule() {
     explore("writers of one file take turns", counting);
