@@ -8,8 +8,9 @@ pub mod daemon;
 pub mod failing;
 pub mod reliability;
 pub mod supervised;
+pub mod syscalls;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -80,6 +81,13 @@ impl Options {
 
     /// Mounts.
     pub fn mount(self) -> Mount {
+        let mount = self.unmounted();
+        mount.start();
+        mount
+    }
+
+    /// Makes the directories, and mounts nothing yet.
+    pub fn unmounted(self) -> Mount {
         Mount::new(self)
     }
 }
@@ -128,15 +136,13 @@ impl Mount {
             let output = finish(bind.arg(&backing).arg(&point));
             assert!(output.status.success(), "{}", text(&output.stderr));
         }
-        let mount = Self {
+        Self {
             backing,
             point,
             user: options.user,
             options,
             home: Some(home),
-        };
-        mount.start();
-        mount
+        }
     }
 
     /// Runs `latchfs mount`, and returns once the mount answers.
@@ -153,22 +159,23 @@ impl Mount {
     /// The same, whatever comes of it.
     pub fn try_start(&self) -> Output {
         let mut command = self.command(LATCHFS);
-        command.arg("mount").arg("-v").arg("--log-file");
-        command.arg(self.log_path());
-        if !self
-            .options
-            .args
-            .iter()
-            .any(|arg| arg.contains("lock-timeout"))
-        {
-            command.arg("--lock-timeout=30s");
+        finish(command.args(self.mount_args()).stdin(Stdio::null()))
+    }
+
+    /// What `latchfs` is told to mount it.
+    fn mount_args(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = ["mount", "-v", "--log-file"].map(OsString::from).into();
+        args.push(self.log_path().into());
+        let given = &self.options.args;
+        if !given.iter().any(|arg| arg.contains("lock-timeout")) {
+            args.push("--lock-timeout=30s".into());
         }
-        command.args(&self.options.args);
+        args.extend(given.iter().map(OsString::from));
         if !self.options.in_place {
-            command.arg(&self.backing);
+            args.push(self.backing.clone().into());
         }
-        command.arg(&self.point);
-        finish(command.stdin(Stdio::null()))
+        args.push(self.point.clone().into());
+        args
     }
 
     /// Who mounts it.
@@ -373,7 +380,7 @@ impl Drop for Mount {
 }
 
 /// Put before every Python script.
-const PRELUDE: &str = "import errno, json, mmap, os, signal, subprocess, sys, threading, time\n\
+pub const PRELUDE: &str = "import errno, json, mmap, os, signal, subprocess, sys, threading, time\n\
 def say(*words):\n    print(*words, flush=True)\n\
 def hear():\n    return sys.stdin.readline().strip()\n";
 
