@@ -1,4 +1,7 @@
-//! Each scenario, with each errno, with each call failing in its turn.
+//! Each scenario, with each call failing in its turn.
+//!
+//! Each call fails with EIO, with ENOSPC and with one of the other errnos; with `LATCHFS_TEST_FULL=1` with all of
+//! them, with `LATCHFS_TEST_ERRNO=EROFS` with that one. `LATCHFS_TEST_SCENARIO=linked` runs one scenario.
 
 use crate::common::reliability::Row;
 use crate::common::syscalls::Supervised;
