@@ -146,12 +146,16 @@ pub fn replace_if(
     }
     // Whatever comes of it, what is there now is not the shadow.
     place.leave();
-    let found = look()?;
+    let found = look().inspect_err(|_| {
+        // What came out can't be told, so it goes back.
+        if swap().is_ok() && look().is_ok_and(|back| is(&back, identity(&own))) {
+            *place = Place::Temporary(NamedTemp::new(tmp, &temp));
+        }
+    })?;
     let directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
     let same = Seen::of(&found) == Seen::of(expected);
     if same || anyway && !directory {
-        // Where that fails, the next mount will do it.
-        let _ = tmp.unlink(&temp);
+        store.discard(temp);
         return Ok(match same {
             true => Exchanged::Done,
             false => Exchanged::Instead(found),

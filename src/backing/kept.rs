@@ -276,12 +276,49 @@ pub struct Lacking {
     pub bytes: u64,
 }
 
+/// A version from before this moment (2020) was kept while the clock was not set yet: its age can't be
+/// told. (It still makes way for others when all together are too large.)
+const CLOCK_IS_SET: u64 = 1_577_836_800;
+
+/// The time of day as it was at the start, and what has passed since: when the clock is set forwards, what is
+/// kept is not older for that.
+#[derive(Debug)]
+struct Clock {
+    at_start: Duration,
+    started: Duration,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self {
+            at_start: since_epoch(),
+            started: since_boot(),
+        }
+    }
+
+    /// The time of day, or less.
+    fn now(&self) -> Duration {
+        let passed = since_boot().saturating_sub(self.started);
+        since_epoch().min(self.at_start + passed + LEAP)
+    }
+}
+
+/// By so much the clock may go faster than the time that passes.
+const LEAP: Duration = Duration::from_secs(60 * 60);
+
+/// Also while the machine sleeps.
+fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
 /// Keeps versions, within bounds.
 #[derive(Debug)]
 pub struct Keeper {
     kept: Kept,
     tmp: Dir,
     limits: Mutex<Limits>,
+    clock: Clock,
     /// What they take on disk, or more, if somebody else removed some.
     used: AtomicU64,
 }
@@ -292,6 +329,7 @@ impl Keeper {
             kept: Kept(kept),
             tmp,
             limits: Mutex::new(Limits::NONE),
+            clock: Clock::new(),
             // Until they are counted.
             used: AtomicU64::new(u64::MAX / 2),
         }
@@ -421,10 +459,11 @@ impl Keeper {
         let Limits { max_age, max_size } = *self.limits.lock();
         let items = self.kept.items();
         let mut used: u64 = items.iter().map(|item| item.bytes).sum();
-        let eldest = since_epoch().saturating_sub(max_age).as_secs();
+        let eldest = self.clock.now().saturating_sub(max_age).as_secs();
         let mut removed = 0;
         for item in &items {
-            let too_old = u64::try_from(item.since.0).unwrap_or_default() < eldest;
+            let since = u64::try_from(item.since.0).unwrap_or_default();
+            let too_old = (CLOCK_IS_SET..eldest).contains(&since);
             let goes = too_old || used > max_size;
             if goes && newest != Some(&item.id) && self.kept.remove(&item.id).is_ok() {
                 used -= item.bytes;

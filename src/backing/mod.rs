@@ -6,6 +6,7 @@
 //! away, putting a symbolic link in its place) can lead a call out of it.
 //!
 //! - [`dir`]: the name operations. [`credentials`]: for whom a call is made.
+//! - [`descriptors`]: how many are left.
 //! - [`shadow`]: shadow files, their copies and their publication under a name.
 //! - [`store`]: latchfs's own directory, `.latchfs`, and who serves it.
 //! - [`exchange`]: taking the place of a file only if it is still the one that was expected.
@@ -17,6 +18,7 @@
 
 pub mod append_log;
 pub mod credentials;
+pub mod descriptors;
 pub mod dir;
 pub mod exchange;
 pub mod kept;

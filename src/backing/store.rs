@@ -15,6 +15,7 @@ use super::shadow::{Temporaries, errno};
 use super::unfinished::Unfinished;
 use super::{Dir, Errno, Stat};
 use crate::show::shell_word;
+use crate::sync::Mutex;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -48,6 +49,8 @@ pub struct Store {
     /// Tells the names of this daemon's life from those of an earlier one.
     epoch: u128,
     next: AtomicU64,
+    /// Names in `tmp` that could not be removed.
+    left: Mutex<Vec<OsString>>,
     /// BACKING, as people know it.
     shown: PathBuf,
 }
@@ -99,6 +102,7 @@ impl Store {
             lock,
             epoch: since_epoch().as_nanos(),
             next: AtomicU64::new(0),
+            left: Mutex::new(Vec::new()),
             shown: PathBuf::from("BACKING"),
         })
     }
@@ -175,6 +179,20 @@ impl Store {
     /// The command by which a kept version becomes the file after all.
     pub fn command_to_restore(&self, id: &str) -> String {
         format!("latchfs kept restore {} {id}", shell_word(&self.shown))
+    }
+
+    /// Removes a name of `tmp`, and those that could not be removed before. Where that fails, it is
+    /// tried again with the next one, at the end of the mount, and by the next mount.
+    pub fn discard(&self, name: OsString) {
+        let mut left = self.left.lock();
+        left.push(name);
+        left.retain(|name| !matches!(self.tmp.unlink(name), Ok(()) | Err(Errno::NOENT)));
+    }
+
+    /// Removes what could not be removed before.
+    pub fn discard_what_is_left(&self) {
+        let left = std::mem::take(&mut *self.left.lock());
+        left.into_iter().for_each(|name| self.discard(name));
     }
 
     /// A name never used before in this store.

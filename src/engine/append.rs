@@ -215,6 +215,7 @@ impl Engine {
         if self.is_torn(key) {
             return Err(Errno::IO);
         }
+        self.check_descriptors()?;
         let opened = self.at_place(key, |dir, name, identity| {
             let append = OFlags::RDWR | OFlags::APPEND;
             let file = match dir.open_file(name, append, identity) {

@@ -330,25 +330,26 @@ impl Engine {
                 engine.take_base(&transaction);
             }
             let drop_privileges = caller.uid != 0;
-            let result = engine
-                .truncate_to(&transaction, size)
-                .and_then(|()| match drop_privileges {
+            let result = engine.truncate_to(&transaction, size).and_then(|()| {
+                let rest = match drop_privileges {
                     true => transaction.drop_privileges(),
                     false => Ok(()),
+                };
+                let rest = rest.and_then(|()| engine.change_as(caller, node, &change));
+                let attributes = rest.and_then(|()| engine.attributes(node));
+                // The program takes it for not truncated (W8).
+                attributes.inspect_err(|errno| {
+                    transaction.inner.lock().failed.get_or_insert(*errno);
                 })
-                .and_then(|()| engine.change_as(caller, node, &change));
+            });
             if !whole {
-                return done(result.and_then(|()| engine.attributes(node)));
+                return done(result);
             }
             // truncate(2) is a transaction of its own.
-            let attributes = engine.attributes(node);
             if let Err(errno) = result {
                 transaction.inner.lock().failed.get_or_insert(errno);
             }
-            engine.finish(
-                &transaction,
-                Box::new(move |ended| done(ended.and(attributes))),
-            );
+            engine.finish(&transaction, Box::new(move |ended| done(ended.and(result))));
         });
     }
 

@@ -301,6 +301,7 @@ impl Engine {
     /// The mount has ended: what is left to do for files that programs may use directly from now on.
     pub fn settle_store(&self) {
         let Ok(store) = self.store() else { return };
+        store.discard_what_is_left();
         let settled = store.settle_logs().and(unfinished::settle_all(store));
         if let Err(errno) = settled {
             error!(".latchfs could not be cleared, which the next mount will do: {errno}");

@@ -396,6 +396,7 @@ impl Engine {
             ..
         } = candidate;
         let key = transaction.inode;
+        let own = rustix::fs::fstat(shadow.file())?;
         let mut late = false;
         loop {
             let wanted = self.names_to_publish(transaction)?;
@@ -417,21 +418,21 @@ impl Engine {
                 Place::Replaceable(stat) => {
                     let goes = Some(&stat).filter(|stat| stat.st_nlink <= 1);
                     // Only a write, not a rename over another file, leaves the directory as it was.
-                    let own = self.is_identity(key, &stat);
+                    let same = self.is_identity(key, &stat);
                     let file = (&dir, &*name.name);
-                    if own {
+                    if same {
                         // Nobody changes them while the names are locked.
                         late |= self.take_over_attributes(transaction, shadow, file, &stat)?;
                     }
                     let take = || self.take_place(candidate, file, &stat);
-                    let replace = || match own {
+                    let replace = || match same {
                         true => shadow::with_time_of(&dir, take),
                         false => take(),
                     };
                     match self.while_vacant(goes, Some(key), replace) {
                         Ok(()) => None,
                         // It may be written, but its directory not; or it is a mount of its own.
-                        Err(Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::XDEV) if own => {
+                        Err(Errno::ACCESS | Errno::PERM | Errno::BUSY | Errno::XDEV) if same => {
                             Some(stat)
                         }
                         Err(errno) => return Err(errno),
@@ -454,7 +455,8 @@ impl Engine {
                     other => return other,
                 }
             }
-            let seen = Seen::of(&rustix::fs::fstat(shadow.file())?);
+            // It is the file by now, and the same as before.
+            let seen = Seen::of(&rustix::fs::fstat(shadow.file()).unwrap_or(own));
             let mut dirs = vec![dir.clone()];
             for other in &more {
                 let to = self.dir(other.parent)?;

@@ -136,6 +136,7 @@ impl Engine {
             (false, false, true) => OFlags::RDWR,
             (false, false, false) => OFlags::RDONLY,
         };
+        self.check_descriptors()?;
         let named = self.at_place(key, |dir, name, identity| {
             dir.open_file(name, access, identity)
         });

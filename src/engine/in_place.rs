@@ -147,6 +147,11 @@ impl Engine {
         };
         let expected = (!candidate.may_win()).then(|| stamp(stat));
         let store = self.store()?;
+        // Before, so that nothing can fail once the inode is the version.
+        let (file, own_stamp) = (
+            Arc::new(redo::open_again(target)?),
+            stamp(&rustix::fs::fstat(shadow.file())?),
+        );
         let rewrite = Rewrite {
             shadow,
             target,
@@ -161,12 +166,15 @@ impl Engine {
                 transaction.inner.lock().conflict = conflict;
             }
         })?;
-        let seen = Seen::of(&rustix::fs::fstat(target)?);
+        let seen = rustix::fs::fstat(target).map_or_else(
+            |_| Seen {
+                identity: identity(stat),
+                stamp: own_stamp,
+            },
+            |now| Seen::of(&now),
+        );
         let (version, unfinished) = match rewritten {
-            Rewritten::Whole => {
-                let file = Arc::new(redo::open_again(target)?);
-                (self.new_version(key, file, true, true), None)
-            }
+            Rewritten::Whole => (self.new_version(key, file, true, true), None),
             // Its record says so: who has it open meanwhile reads the version there.
             Rewritten::Unfinished(errno) => {
                 (Version::new(shadow.file().clone(), true), Some(errno))

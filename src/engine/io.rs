@@ -393,6 +393,7 @@ impl Engine {
         if let Some(shadow) = transaction.inner.lock().writable() {
             return Ok(shadow);
         }
+        self.check_descriptors()?;
         let _copying = transaction.copying.lock();
         let (from, attributes) = {
             let inner = transaction.inner.lock();

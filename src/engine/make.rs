@@ -101,7 +101,12 @@ impl Engine {
         }
         let dir = self.dir(parent)?;
         self.making(caller, umask, || make(&dir))?;
-        let stat = dir.stat_at(name)?;
+        // What can't be told of is not left there.
+        let stat = dir.stat_at(name).inspect_err(|_| {
+            if dir.unlink(name) == Err(Errno::ISDIR) {
+                let _ = dir.remove_dir(name);
+            }
+        })?;
         let claim = {
             let kind = FileType::from_raw_mode(stat.st_mode);
             let mut state = self.state.lock();

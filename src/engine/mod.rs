@@ -52,7 +52,7 @@ mod tests;
 
 use crate::backing::kept::Limits;
 use crate::backing::store::{DIRECTORY, Store};
-use crate::backing::{Credentials, Dir, Errno, Identity, dir, identity};
+use crate::backing::{Credentials, Dir, Errno, Identity, descriptors, dir, identity};
 use crate::leases::{Acquire, FileId, Kind, LeaseTable, OwnerId, Ticket, Wanted};
 use crate::owner::Processes;
 use crate::rules::{Defaults, Rules, Treatment};
@@ -411,11 +411,19 @@ impl Engine {
             }
             // Under the lock, or it could be dropped from the table first, and stay open.
             let state = self.state.lock();
-            if state.tree.inode(key).is_some() {
+            if state.tree.inode(key).is_some() && descriptors::may_stay(&dir) {
                 self.dirs.lock().put(key, dir.clone());
             }
         }
         Ok(dir)
+    }
+
+    /// May a descriptor that stays open be made? Asked before it is.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    fn check_descriptors(&self) -> Result<(), Errno> {
+        descriptors::check(&self.root)
     }
 
     /// Calls `work` with a place where the file of BACKING is, while its name can't change.

@@ -558,6 +558,7 @@ impl Engine {
             if self.is_torn(key) {
                 return Err(Errno::IO);
             }
+            self.check_descriptors()?;
             let file = dir.open_file(name, OFlags::RDONLY, identity);
             let file = file.map_err(gone)?;
             let stat = rustix::fs::fstat(&file)?;
@@ -717,6 +718,7 @@ impl Engine {
         mode: NewMode,
         flags: OpenFlags,
     ) -> Result<(Entry, Opened), Errno> {
+        self.check_descriptors()?;
         let writer = self.writer(caller);
         let store = self.store()?;
         let (parent, left_behind, spent) = {

@@ -141,6 +141,17 @@ impl State {
 }
 
 impl Engine {
+    /// Files that have lost their last name need no version kept so: nobody will ask for it.
+    pub(super) fn forget_nameless_broken(&self) {
+        let nameless: Vec<Key> = {
+            let state = self.state.lock();
+            let named = |key: &Key| state.tree.inode(*key).is_some_and(|i| !i.names.is_empty());
+            let keys = state.broken.keys().copied();
+            keys.filter(|key| !named(key)).collect()
+        };
+        nameless.into_iter().for_each(|key| self.forget_broken(key));
+    }
+
     /// A commit has taken the place of a version that may have been kept so.
     pub(super) fn forget_broken(&self, key: Key) {
         let kept = {

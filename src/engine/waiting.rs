@@ -186,6 +186,7 @@ impl Engine {
                 pace = Pace::after(began);
             }
             self.close_dropped_dirs();
+            self.forget_nameless_broken();
             if pruned.elapsed() > PRUNE {
                 pruned = Instant::now();
                 self.spawn(|engine| engine.prune_kept());

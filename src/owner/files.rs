@@ -3,6 +3,7 @@
 use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::{Errno, read, retry_on_intr};
+use std::cell::Cell;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,7 +15,24 @@ pub(super) fn open(path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
 
 /// Opens a file beneath an open directory to read.
 pub(super) fn open_at(dir: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
-    openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    let opened = openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    if let Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) = opened {
+        LACKING.set(true);
+    }
+    opened
+}
+
+thread_local! {
+    /// Something could not be opened for lack of descriptors or memory.
+    static LACKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Reads what `read` does. None if something could not be opened for lack of descriptors, which must
+/// not be taken for something that is not there.
+pub(super) fn completely<T>(read: impl FnOnce() -> T) -> Option<T> {
+    LACKING.set(false);
+    let found = read();
+    (!LACKING.get()).then_some(found)
 }
 
 /// Reads a file to its end, appending to `into`.

@@ -236,10 +236,10 @@ pub(super) fn maps(process: u32, inode: u64) -> bool {
     if status.in_exec() {
         return false;
     }
-    let Ok(file) = std::fs::File::open(format!("/proc/{tid}/maps")) else {
+    let Ok(file) = files::open(format!("/proc/{tid}/maps")) else {
         return false;
     };
-    let mut maps = BufReader::new(file);
+    let mut maps = BufReader::new(std::fs::File::from(file));
     let mut line = Vec::new();
     while maps
         .read_until(b'\n', &mut line)

@@ -33,6 +33,12 @@
 //! file of ours mapped, that writes to the file. So **none of this may be called from a thread
 //! that the mount needs in order to answer a WRITE**, nor with a lock held that a WRITE takes.
 //!
+//! # Want of descriptors
+//!
+//! To look takes descriptors, and a program can have used them up. What could not be looked at then is not
+//! taken for absent: the descriptor is held and the mapping is there, so that nothing is committed
+//! too early (RELEASE comes, and commits); and how a process ended is asked again for a while.
+//!
 //! # Privileges
 //!
 //! Run as root, everything is seen. An ordinary user's daemon sees the descriptors, mappings and
@@ -203,18 +209,19 @@ impl Processes for Proc {
     }
 
     fn exit(&self, process: u32) -> Exit {
-        match status::state(process) {
+        match status::state_patiently(process) {
             status::State::Ending(exit) => exit,
             status::State::Alive | status::State::Gone => Exit::Unknown,
         }
     }
 
     fn holds_open_for_writing(&self, process: u32, inode: u64) -> bool {
-        holders::holds(process, inode, None, Access::Write) == Holds::Yes
+        let held = || holders::holds(process, inode, None, Access::Write) == Holds::Yes;
+        files::completely(held).unwrap_or(true)
     }
 
     fn holds_open(&self, process: u32, inode: u64, device: Option<u64>) -> Option<bool> {
-        holders::holds_at_all(process, inode, device)
+        files::completely(|| holders::holds_at_all(process, inode, device)).flatten()
     }
 
     fn locks_description(&self, tid: u32) -> Option<bool> {
@@ -222,11 +229,11 @@ impl Processes for Proc {
     }
 
     fn anyone_holds(&self, search: &Search) -> bool {
-        holders::anyone_holds(search)
+        files::completely(|| holders::anyone_holds(search)).unwrap_or(true)
     }
 
     fn maps(&self, process: u32, inode: u64) -> bool {
-        holders::maps(process, inode)
+        files::completely(|| holders::maps(process, inode)).unwrap_or(true)
     }
 
     fn watch(&self, process: u32) -> Option<ProcessWatch> {

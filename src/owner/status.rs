@@ -3,6 +3,7 @@
 use super::files::{self, fields, number};
 use super::{Exit, Thread};
 use std::borrow::Cow;
+use std::time::{Duration, Instant};
 
 /// What is of interest in `/proc/TID/status`; see proc_pid_status(5).
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -49,6 +50,22 @@ pub(super) fn read(tid: u32) -> Option<Status> {
 /// Does a process live, be it that it is just exiting? Then its children are still its own.
 pub(super) fn is_parent(process: u32) -> bool {
     read(process).is_some_and(|status| !status.zombie)
+}
+
+/// How long a process is asked how it is ending while no descriptor is left to do so.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same as [`state`], tried again for a while if descriptors are wanting.
+pub(super) fn state_patiently(process: u32) -> State {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let told = files::completely(|| state(process));
+        match told {
+            Some(state) => return state,
+            None if Instant::now() > end => return State::Gone,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
 }
 
 /// Finds out whether a process is ending, and how.

@@ -46,7 +46,7 @@ impl ProcessWatch {
         if let Some(exit) = kept_exit(pidfd) {
             return Some(exit);
         }
-        let state = status::state(process);
+        let state = status::state_patiently(process);
         // `/proc` was asked by number. The answer is about the process in hand only if that was
         // not reaped before.
         if is_reaped(pidfd) {

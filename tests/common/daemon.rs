@@ -1,8 +1,8 @@
 //! What the daemon holds and uses, as `/proc` tells.
 
-use super::{Mount, wait_until};
+use super::{DEADLINE, Mount};
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 impl Mount {
     /// How many descriptors the daemon has open.
@@ -14,9 +14,15 @@ impl Mount {
     /// Waits until the daemon has no more descriptors open than so many.
     #[track_caller]
     pub fn wait_until_descriptors_are_back(&self, base: usize) {
-        wait_until("all descriptors are given back", || {
-            self.descriptors() <= base
-        });
+        let end = Instant::now() + DEADLINE;
+        while self.descriptors() > base {
+            if Instant::now() > end {
+                let fds = fs::read_dir(format!("/proc/{}/fd", self.daemon())).expect("its fds");
+                let open: Vec<_> = fds.flatten().map(|fd| fs::read_link(fd.path())).collect();
+                panic!("more than {base} descriptors: {open:?}");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// KiB of memory of the daemon.

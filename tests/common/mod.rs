@@ -380,7 +380,7 @@ impl Drop for Mount {
 }
 
 /// Put before every Python script.
-const PRELUDE: &str = "import errno, json, mmap, os, signal, subprocess, sys, threading, time\n\
+pub const PRELUDE: &str = "import errno, json, mmap, os, signal, subprocess, sys, threading, time\n\
 def say(*words):\n    print(*words, flush=True)\n\
 def hear():\n    return sys.stdin.readline().strip()\n";
 

@@ -5,6 +5,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod clients;
+mod clock;
 mod crowd;
 mod descriptors;
+mod disks;
 mod stopped;
