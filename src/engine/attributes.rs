@@ -388,7 +388,6 @@ impl Engine {
                 state.redirect(caller, key, node, target, None, None);
                 return Err(Errno::STALE);
             }
-            drop(state);
             return Ok(join_to_truncate(transaction));
         }
         if redirect.is_some() {

@@ -183,14 +183,36 @@ impl Engine {
         name: &OsStr,
         left_behind: &mut Option<Arc<Transaction>>,
     ) -> Result<(Claim, Option<Stat>), Errno> {
-        let _names = self.names.shared(parent);
+        // Further directories whose names have to stay as they are meanwhile.
+        let mut others = Vec::new();
+        loop {
+            let _names = match others.is_empty() {
+                true => self.names.shared(parent),
+                false => self.names.exclusive(others.iter().copied().chain([parent])),
+            };
+            let found = self.find_in(caller, (parent, name), &mut others, left_behind);
+            if let Some(found) = found.transpose() {
+                return found;
+            }
+        }
+    }
+
+    /// The same; the caller has locked the names of the directory and of `others`. `None` if some of
+    /// another directory have to be locked first, which is among `others` then.
+    fn find_in(
+        &self,
+        caller: Caller,
+        (parent, name): (Key, &OsStr),
+        others: &mut Vec<Key>,
+        left_behind: &mut Option<Arc<Transaction>>,
+    ) -> Result<Option<(Claim, Option<Stat>)>, Errno> {
         {
             let mut state = self.state.lock();
             if let Some(key) = state.tree.child(parent, name)
                 && state.tree.inode(key).is_some_and(|i| i.is_provisional())
             {
                 *left_behind = self.meet(&mut state, caller, key);
-                return Ok((claim(&mut state, caller, key)?, None));
+                return Ok(Some((claim(&mut state, caller, key)?, None)));
             }
         }
         let dir = self.dir(parent)?;
@@ -210,18 +232,27 @@ impl Engine {
         let mut state = self.state.lock();
         let key = state.tree.found(identity(&stat), kind, parent, name);
         let linked = kind != FileType::Directory && stat.st_nlink > 1;
+        if !linked {
+            // Its other names were taken away behind the mount's back; unless that is just being done
+            // in the mount, in BACKING first, and in the table next.
+            let names = state.names_of(key).into_iter();
+            let before = others.len();
+            others.extend(names.map(|name| name.parent).filter(|p| *p != parent));
+            others.sort_unstable();
+            others.dedup();
+            if others.len() > before {
+                return Ok(None);
+            }
+            state.tree.keep_only(key, parent, name);
+        }
         if let Some(inode) = state.tree.inode_mut(key) {
             inode.linked = linked;
-        }
-        if !linked {
-            // Its other names were taken away behind the mount's back.
-            state.tree.keep_only(key, parent, name);
         }
         if kind == FileType::RegularFile {
             *left_behind = self.meet(&mut state, caller, key);
             state.came_by(caller, parent, name);
         }
-        Ok((claim(&mut state, caller, key)?, Some(stat)))
+        Ok(Some((claim(&mut state, caller, key)?, Some(stat))))
     }
 
     /// A name was removed behind the mount's back.

@@ -194,7 +194,7 @@ impl Engine {
             // Once its opener has looked, it will come by OPEN, and join what it was given.
             let looked = state.has_looked(transaction.writer.tid);
             let mut inner = transaction.inner.lock();
-            let pending = inner.phase == Phase::Pending && !looked;
+            let pending = inner.phase == Phase::Pending && !looked && !inner.arrived;
             if pending {
                 inner.phase = Phase::Ended(Ok(()));
             } else {
@@ -399,7 +399,13 @@ impl Engine {
                 self.check_replaceable(&from, name, new_parent, new_name)?;
             }
             let goes = over.as_ref().filter(|stat| !exchange && is_last(stat));
+            let source = from.stat_at(name).ok();
             self.while_vacant(goes, None, || from.rename(name, &to, new_name, flags))?;
+            let of_one = |(a, b): (&Stat, &Stat)| identity(a) == identity(b);
+            if !exchange && !to_flight && source.as_ref().zip(over.as_ref()).is_some_and(of_one) {
+                // Of two names of one file, rename(2) removes none.
+                return Ok(());
+            }
             if to_flight {
                 over = None;
             }

@@ -287,6 +287,7 @@ impl Engine {
         {
             // Only its owner was told this node id. Others get here by a magic link of a
             // descriptor they inherited, like a child that opens /dev/stdout.
+            transaction.inner.lock().arrived = true;
             return Decision::Join(transaction);
         }
         let treatment = self.treatment_of(state, key);

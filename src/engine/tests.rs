@@ -170,6 +170,19 @@ impl Bench {
         got(&answer)
     }
 
+    fn rename(&self, tid: u32, from: &str, to: &str) -> Result<(), Errno> {
+        let (done, answer) = answer();
+        let rename = Rename {
+            parent: ROOT_NODE,
+            name: from.into(),
+            new_parent: ROOT_NODE,
+            new_name: to.into(),
+            flags: 0,
+        };
+        self.engine.rename(caller(tid), rename, done);
+        got(&answer)
+    }
+
     fn read(&self, opened: &Opened) -> String {
         let (done, answer) = answer();
         self.engine.read(opened.handle, 0, 1 << 16, done);
@@ -307,16 +320,7 @@ fn a_writer_who_waits_for_a_file_that_another_replaces_by_rename_gets_the_other(
     let first = bench.open(1, UPDATE).expect("opened");
     let node = bench.lookup(2).expect("found").node;
     let waiting = bench.ask_to_open(2, node, libc::O_RDWR);
-    let (done, answer) = answer();
-    let rename = Rename {
-        parent: ROOT_NODE,
-        name: "g".into(),
-        new_parent: ROOT_NODE,
-        new_name: "f".into(),
-        flags: 0,
-    };
-    bench.engine.rename(caller(3), rename, done);
-    assert_eq!(got(&answer), Ok(()));
+    assert_eq!(bench.rename(3, "g", "f"), Ok(()));
     assert_eq!(got(&waiting).err(), Some(Errno::STALE));
     // The kernel looks up twice, and its next OPEN is the last it makes.
     bench.lookup(2).expect("found");
@@ -328,6 +332,25 @@ fn a_writer_who_waits_for_a_file_that_another_replaces_by_rename_gets_the_other(
     bench.close(1, &first).expect("detached");
     assert_eq!(bench.behind(), "OTHer");
     assert!(bench.engine.is_idle());
+}
+
+#[test]
+fn a_rename_between_two_names_of_one_file_takes_neither_from_who_writes_it() {
+    let bench = Bench::with_file("old");
+    std::fs::hard_link(bench.dir.path().join("f"), bench.dir.path().join("g")).expect("a link");
+    let g = OsStr::new("g");
+    bench
+        .engine
+        .lookup(caller(1), ROOT_NODE, g)
+        .expect("it is there");
+    let writer = bench.open(1, UPDATE).expect("opened");
+    assert_eq!(bench.rename(2, "f", "g"), Ok(()));
+    let (done, answer) = answer();
+    bench.engine.unlink(caller(2), ROOT_NODE, g, done);
+    assert_eq!(got(&answer), Ok(()));
+    bench.write(1, &writer, "new").expect("written");
+    assert_eq!(bench.close(1, &writer), Ok(()));
+    assert_eq!(bench.behind(), "new");
 }
 
 #[test]

@@ -92,6 +92,8 @@ pub struct Transaction {
 pub struct Inner {
     /// How far it is.
     pub phase: Phase,
+    /// Its opener has come back, and is about to open it: it is not to be taken for one that never came.
+    pub arrived: bool,
     /// Open handles of its node id.
     pub handles: u32,
     /// Those of them of which no close has been told yet. The descriptor of such a one is somewhere,
@@ -196,6 +198,7 @@ impl Transaction {
             began,
             inner: Mutex::new(Inner {
                 phase,
+                arrived: false,
                 handles: 0,
                 unclosed: 0,
                 base: None,

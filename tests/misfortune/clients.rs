@@ -75,7 +75,7 @@ def parent(seed):
             os._exit(1)
         os.close(tell)
         told = b''
-        for _ in range(r.randrange(1, 40)):
+        for _ in range(r.randrange(1, 25)):
             byte = os.read(hears, 1)
             if not byte: break
             told += byte
@@ -86,6 +86,7 @@ def parent(seed):
         os.close(hears)
         steps += len(told); begun += told.count(b'C'); done += told.count(b'c')
         if ended != -signal.SIGKILL: say('ended', ended)
+        if number % 10 == 9: say('killed', number + 1)
     say('parent', steps, begun, done)
     os._exit(0)
 os.makedirs('d', exist_ok=True)

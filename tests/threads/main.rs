@@ -241,6 +241,65 @@ fn names() {
     assert_eq!(scene.names(), [""; 0]);
 }
 
+/// A file with two names is written by one of them, which another file takes meanwhile; a third looks at
+/// the other name.
+fn links() {
+    let scene = Scene::new(NEVER);
+    scene.put("f", "old");
+    scene.put("d/g", "another");
+    scene.put_link("f", "d/f");
+    for name in ["f", "d/f", "d/g"] {
+        scene.look(9, name).expect("it is there");
+    }
+    let file = scene.open(1, "d/f", WRITE).expect("it is there");
+    let writer = {
+        let scene = scene.clone();
+        thread::spawn(move || {
+            scene.write(1, &file, "new");
+            assert_eq!(scene.close(1, file), Ok(()));
+        })
+    };
+    let mover = {
+        let scene = scene.clone();
+        thread::spawn(move || scene.rename(2, "d/g", "d/f").expect("it is there"))
+    };
+    let looker = {
+        let scene = scene.clone();
+        thread::spawn(move || {
+            scene.look(3, "f").expect("it is there");
+        })
+    };
+    writer.join().expect("the writer");
+    mover.join().expect("the mover");
+    looker.join().expect("who looks");
+    scene.end();
+    assert_eq!(scene.behind("f"), "new");
+    assert_eq!(scene.behind("d/f"), "another");
+}
+
+/// Another file takes the name of one that somebody is about to write.
+fn replacing() {
+    let scene = Scene::new(NEVER);
+    scene.put("f", "old");
+    scene.put("g", "another");
+    let writer = {
+        let scene = scene.clone();
+        thread::spawn(move || {
+            let file = scene.open(1, "f", UPDATE).expect("there is always one");
+            scene.write(1, &file, "new");
+            assert_eq!(scene.close(1, file), Ok(()));
+        })
+    };
+    let mover = {
+        let scene = scene.clone();
+        thread::spawn(move || scene.rename(2, "g", "f").expect("it is there"))
+    };
+    writer.join().expect("the writer");
+    mover.join().expect("the mover");
+    scene.end();
+    assert!(["another", "new"].contains(&&*scene.behind("f")));
+}
+
 #[test]
 fn writers_take_turns_in_the_order_they_came_whatever_the_schedule() {
     explore("writers of one file take turns", counting);
@@ -259,6 +318,16 @@ fn one_of_a_circle_is_refused_and_nobody_else_whatever_the_schedule() {
 #[test]
 fn a_file_that_loses_its_name_while_it_is_written_stops_nobody_whatever_the_schedule() {
     explore("names are taken away", names);
+}
+
+#[test]
+fn a_hard_linked_file_that_loses_a_name_is_written_by_the_other_whatever_the_schedule() {
+    explore("a hard link is taken away", links);
+}
+
+#[test]
+fn an_open_to_write_succeeds_while_another_file_takes_the_name_whatever_the_schedule() {
+    explore("a file is replaced while it is opened", replacing);
 }
 
 /// Does the search find that `fault` stops a thread for good, or spoils what it does?

@@ -5,9 +5,10 @@ use latchfs::backing::store::Store;
 use latchfs::backing::{Dir, Errno};
 use latchfs::config::Durability;
 use latchfs::engine::io::Placement;
+use latchfs::engine::lookup::Entry;
 use latchfs::engine::names::Rename;
 use latchfs::engine::open::{OpenFlags, Opened};
-use latchfs::engine::tree::ROOT_NODE;
+use latchfs::engine::tree::{NodeId, ROOT_NODE};
 use latchfs::engine::{Caller, Done, Engine, Settings};
 use latchfs::rules::Defaults;
 use shuttle::sync::mpsc::{Receiver, channel};
@@ -93,9 +94,17 @@ impl Scene {
         })
     }
 
-    /// Puts a file there before the threads begin.
+    /// Puts a file there before the threads begin, and its directory.
     pub fn put(&self, name: &str, content: &str) {
-        std::fs::write(self.dir.path().join(name), content).expect("a file");
+        let path = self.dir.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        std::fs::write(path, content).expect("a file");
+    }
+
+    /// Gives a file a further name before the threads begin.
+    pub fn put_link(&self, name: &str, other: &str) {
+        let path = |name| self.dir.path().join(name);
+        std::fs::hard_link(path(name), path(other)).expect("a hard link");
     }
 
     /// What BACKING holds.
@@ -115,14 +124,29 @@ impl Scene {
         note(&mut self.notes.lock().expect("no poison"))
     }
 
+    /// The directory of a path, and the name there.
+    fn parent_of<'a>(&self, tid: u32, path: &'a str) -> Result<(NodeId, &'a OsStr), Errno> {
+        let (dirs, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let mut parent = ROOT_NODE;
+        for dir in dirs.split_terminator('/') {
+            let entry = self.engine.lookup(caller(tid), parent, OsStr::new(dir))?;
+            parent = entry.node;
+        }
+        Ok((parent, OsStr::new(name)))
+    }
+
+    /// What the kernel asks before it does something with a path.
+    pub fn look(&self, tid: u32, path: &str) -> Result<Entry, Errno> {
+        let (parent, name) = self.parent_of(tid, path)?;
+        self.engine.lookup(caller(tid), parent, name)
+    }
+
     /// open(2), as the kernel does it.
     pub fn open(&self, tid: u32, name: &str, bits: i32) -> Result<File, Errno> {
         let began = self.note(Notes::now);
         let mut waits = None;
         let mut attempt = || {
-            let entry = self
-                .engine
-                .lookup(caller(tid), ROOT_NODE, OsStr::new(name))?;
+            let entry = self.look(tid, name)?;
             let (done, answer) = answer();
             let flags = OpenFlags::from_bits(bits);
             self.engine.open(caller(tid), entry.node, flags, done);
@@ -223,12 +247,14 @@ impl Scene {
     }
 
     pub fn rename(&self, tid: u32, from: &str, to: &str) -> Result<(), Errno> {
+        let (parent, name) = self.parent_of(tid, from)?;
+        let (new_parent, new_name) = self.parent_of(tid, to)?;
         let (done, answer) = answer();
         let rename = Rename {
-            parent: ROOT_NODE,
-            name: from.into(),
-            new_parent: ROOT_NODE,
-            new_name: to.into(),
+            parent,
+            name: name.into(),
+            new_parent,
+            new_name: new_name.into(),
             flags: 0,
         };
         self.engine.rename(caller(tid), rename, done);
@@ -236,9 +262,9 @@ impl Scene {
     }
 
     pub fn unlink(&self, tid: u32, name: &str) -> Result<(), Errno> {
+        let (parent, name) = self.parent_of(tid, name)?;
         let (done, answer) = answer();
-        self.engine
-            .unlink(caller(tid), ROOT_NODE, OsStr::new(name), done);
+        self.engine.unlink(caller(tid), parent, name, done);
         answer.recv().expect("an answer")
     }
 
