@@ -5,6 +5,7 @@
 //! disk and no longer.
 
 use super::lookup::{Entry, claim};
+use super::name_locks::Held;
 use super::transaction::{Detached, Phase, Transaction};
 use super::tree::{Key, NodeId};
 use super::{Caller, Done, Engine, State};
@@ -14,6 +15,7 @@ use crate::leases::Wake;
 use crate::sync::Arc;
 use log::{debug, info};
 use rustix::fs::{FileType, RenameFlags};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 
 /// What rename(2) is to do.
@@ -131,7 +133,7 @@ impl Engine {
             .transaction_at(parent, name)
             .and_then(|_| self.processes.thread(caller.tid))
             .map(|thread| thread.process);
-        let names = self.names.exclusive([parent]);
+        let names = self.alone_at_names([(parent, name)]);
         let provisional = self.is_provisional(parent, name);
         let replaces = self.state.lock().tree.is_replacing(parent, name);
         let mut last = self.stat_in_flight(parent, name);
@@ -167,6 +169,32 @@ impl Engine {
         Ok(())
     }
 
+    /// Locks some names that are about to change, and with them every name that their files have. A
+    /// file that has lost a name in BACKING has it in the table for a moment longer: who looks at
+    /// another name of it then would take that for a change behind the mount, and of two last names
+    /// that go at once each would take the other for the last.
+    fn alone_at_names<const N: usize>(&self, places: [(Key, &OsStr); N]) -> Held<'_> {
+        let parents = || {
+            let state = self.state.lock();
+            let mut parents = BTreeSet::new();
+            for (parent, name) in places {
+                parents.insert(parent);
+                let key = state.tree.child(parent, name);
+                let inode = key.and_then(|key| state.tree.inode(key));
+                let names = inode.into_iter().flat_map(|inode| &inode.names);
+                parents.extend(names.map(|name| name.parent));
+            }
+            parents
+        };
+        loop {
+            let wanted = parents();
+            let held = self.names.exclusive(wanted.iter().copied());
+            if parents().is_subset(&wanted) {
+                return held;
+            }
+        }
+    }
+
     /// A file is about to lose a name; if that is its last, a transaction in flight is detached.
     pub(super) fn lose_name(
         &self,
@@ -191,7 +219,8 @@ impl Engine {
         };
         let path = super::lookup::within_mount(state.tree.path(key));
         let pending = {
-            // Once its opener has looked, it will come by OPEN, and join what it was given.
+            // Once its opener has looked, it will come by OPEN, and join what it was given. Then its
+            // turn at the file may still be to come.
             let looked = state.has_looked(transaction.writer.tid);
             let mut inner = transaction.inner.lock();
             let pending = inner.phase == Phase::Pending && !looked && !inner.arrived;
@@ -361,7 +390,7 @@ impl Engine {
             .and_then(|_| self.processes.thread(caller.tid))
             .map(|thread| thread.process);
         let in_flight = self.stat_in_flight(new_parent, new_name);
-        let names = self.names.exclusive([parent, new_parent]);
+        let names = self.alone_at_names([(parent, name), (new_parent, new_name)]);
         let from_flight = self.is_provisional(parent, name);
         let to_flight = self.is_provisional(new_parent, new_name);
         let (from, to) = (self.dir(parent)?, self.dir(new_parent)?);

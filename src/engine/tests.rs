@@ -495,3 +495,64 @@ fn an_inode_number_that_is_used_again_at_once_belongs_to_the_new_file() {
     let numbers = [old, new].map(|key| tree.inode(key).expect("known").reported);
     assert_ne!(numbers[0], numbers[1]);
 }
+
+#[test]
+fn a_name_removed_while_another_of_its_file_is_looked_up_is_not_taken_for_a_change_behind_the_mount()
+ {
+    let bench = Bench::with_file("old");
+    std::fs::create_dir(bench.dir.path().join("d")).expect("a directory");
+    let (engine, g) = (&bench.engine, OsStr::new("g"));
+    let d = engine.lookup(caller(1), ROOT_NODE, OsStr::new("d"));
+    let d = d.expect("found").node;
+    for round in 0..300 {
+        let file = bench.lookup(1).expect("found").node;
+        engine.link(caller(1), file, d, g).expect("a free name");
+        // It writes by the name that goes.
+        let open = || {
+            let node = engine.lookup(caller(1), d, g)?.node;
+            got(&bench.ask_to_open(1, node, UPDATE))
+        };
+        assert_eq!(open().err(), Some(Errno::STALE));
+        let opened = open().expect("opened");
+        let content = round.to_string();
+        bench.write(1, &opened, &content).expect("written");
+        let (done, removed) = answer();
+        std::thread::scope(|scope| {
+            let looking =
+                scope.spawn(
+                    || {
+                        while bench.lookup(2).expect("found").attributes.stat.st_nlink > 1 {}
+                    },
+                );
+            engine.unlink(caller(3), d, g, done);
+            looking.join().expect("it sees one name");
+        });
+        assert_eq!(got(&removed), Ok(()));
+        assert_eq!(bench.close(1, &opened), Ok(()), "in round {round}");
+        assert_eq!(bench.behind(), content);
+    }
+}
+
+#[test]
+fn an_opener_whose_turn_is_to_come_when_the_name_goes_opens_what_it_was_led_to() {
+    let bench = Bench::with_file("old");
+    let node = bench.lookup(1).expect("found").node;
+    let sent = got(&bench.ask_to_open(1, node, UPDATE));
+    assert_eq!(sent.err(), Some(Errno::STALE));
+    let node = bench.lookup(1).expect("found").node;
+    let key = bench.engine.key_of(node).expect("known");
+    // A record is being appended.
+    let turn = bench.engine.turn_at_once(key).expect("free");
+    let waiting = bench.ask_to_open(1, node, UPDATE);
+    assert!(matches!(waiting.try_recv(), Err(TryRecvError::Empty)));
+    let (done, removed) = answer();
+    bench
+        .engine
+        .unlink(caller(2), ROOT_NODE, OsStr::new("f"), done);
+    assert_eq!(got(&removed), Ok(()));
+    drop(turn);
+    let opened = got(&waiting).expect("opened");
+    bench.write(1, &opened, "new").expect("written");
+    assert_eq!(bench.close(1, &opened), Ok(()));
+    assert!(bench.engine.is_idle());
+}
