@@ -146,11 +146,18 @@ impl Engine {
 
     /// Does anybody still hold a descriptor of it?
     fn is_held(&self, transaction: &Transaction) -> bool {
+        let appended = self.state.lock().appenders.contains_key(&transaction.inode);
+        let (shared, appends) = {
+            let inner = transaction.inner.lock();
+            (inner.closed_elsewhere, inner.appends)
+        };
         let mut search = Search {
             inode: transaction.reported,
             device: self.device.get().copied(),
             opener: transaction.writer.process,
-            shared: transaction.inner.lock().closed_elsewhere,
+            shared,
+            // Who appends to the file meanwhile has descriptors that show the same number.
+            no_append: appended && !appends,
         };
         loop {
             if self.processes.anyone_holds(&search) {

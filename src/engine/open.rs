@@ -653,6 +653,7 @@ impl Engine {
             inner.handles += 1;
             inner.unclosed += u32::from(flags.changes());
             inner.mappable |= flags.read_write;
+            inner.appends |= flags.append;
             first
         };
         let ready = self.prepare(transaction, wish, first);
@@ -804,6 +805,7 @@ impl Engine {
             inner.handles = 1;
             inner.unclosed = 1;
             inner.mappable = flags.read_write;
+            inner.appends = flags.append;
             inner.watch = watch;
             drop(inner);
             state.tree.looked_up(transaction.node);

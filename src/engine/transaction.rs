@@ -120,6 +120,8 @@ pub struct Inner {
     pub closed_elsewhere: bool,
     /// It has a handle that can be mapped for writing.
     pub mappable: bool,
+    /// It has a handle with `O_APPEND`, or had one.
+    pub appends: bool,
     /// Processes that were seen to have it mapped for writing.
     pub mapped_by: HashSet<u32>,
     /// How the opener's process ends, for writes by a mapping that come after close().
@@ -211,6 +213,7 @@ impl Transaction {
                 last_writer_closed: false,
                 closed_elsewhere: false,
                 mappable: false,
+                appends: false,
                 mapped_by: HashSet::new(),
                 watch: None,
                 explicit: Own::default(),

@@ -20,6 +20,8 @@ pub(super) enum Holds {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Access {
     Write,
+    /// To write, but without `O_APPEND`.
+    WriteAnywhere,
     Any,
 }
 
@@ -140,14 +142,27 @@ fn describes(text: &[u8], inode: u64, wanted: Access) -> Option<u64> {
     }
     let flags = flags?;
     let access = flags & libc::O_ACCMODE as u64;
-    let writes = access != libc::O_RDONLY as u64 || wanted == Access::Any;
-    let counts = writes && flags & libc::O_PATH as u64 == 0;
+    let writes = access != libc::O_RDONLY as u64;
+    let fits = match wanted {
+        Access::Any => true,
+        Access::Write => writes,
+        Access::WriteAnywhere => writes && flags & libc::O_APPEND as u64 == 0,
+    };
+    let counts = fits && flags & libc::O_PATH as u64 == 0;
     mount.filter(|_| ino == Some(inode) && counts)
+}
+
+/// The descriptors that a search is for.
+fn wanted(search: &Search) -> Access {
+    match search.no_append {
+        true => Access::WriteAnywhere,
+        false => Access::Write,
+    }
 }
 
 /// See [`super::Processes::anyone_holds`].
 pub(super) fn anyone_holds(search: &Search) -> bool {
-    match holds(search.opener, search.inode, search.device, Access::Write) {
+    match holds(search.opener, search.inode, search.device, wanted(search)) {
         Holds::Yes => true,
         // An exiting process shows no descriptors, but closes them before it loses its children.
         held if !search.shared && (held == Holds::No || status::is_parent(search.opener)) => {
@@ -161,7 +176,7 @@ fn any_process_holds(search: &Search) -> bool {
     let myself = std::process::id();
     let found = find_process(|process| {
         let other = process != myself && process != search.opener;
-        (other && holds(process, search.inode, search.device, Access::Write) == Holds::Yes)
+        (other && holds(process, search.inode, search.device, wanted(search)) == Holds::Yes)
             .then_some(())
     });
     found.is_some()
@@ -177,7 +192,7 @@ fn find_process<T>(visit: impl FnMut(u32) -> Option<T>) -> Option<T> {
 fn a_child_holds(search: &Search) -> Option<bool> {
     let mut exiting = false;
     for child in children(search.opener)? {
-        match holds(child, search.inode, search.device, Access::Write) {
+        match holds(child, search.inode, search.device, wanted(search)) {
             Holds::Yes => return Some(true),
             Holds::No => {}
             Holds::Nothing => exiting = true,
@@ -284,9 +299,13 @@ mod tests {
             let text = fdinfo(flags);
             let (writes, opens) = (writer.then_some(31), open.then_some(31));
             assert_eq!(look(&text, 42, Access::Write), writes, "{flags}");
+            assert_eq!(look(&text, 42, Access::WriteAnywhere), writes, "{flags}");
             assert_eq!(look(&text, 42, Access::Any), opens, "{flags}");
             assert_eq!(look(&text, 4, Access::Any), None, "{flags}");
         }
+        let appends = fdinfo("0102001");
+        assert_eq!(look(&appends, 42, Access::Write), Some(31));
+        assert_eq!(look(&appends, 42, Access::WriteAnywhere), None);
         assert_eq!(look("", 42, Access::Any), None);
         assert_eq!(look("ino:\t42\n", 42, Access::Any), None);
     }

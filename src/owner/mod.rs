@@ -121,6 +121,8 @@ pub struct Search {
     pub opener: u32,
     /// A process other than the opener has been seen closing it.
     pub shared: bool,
+    /// Descriptors with `O_APPEND` are of something else.
+    pub no_append: bool,
 }
 
 /// Questions about processes. Nothing here fails: what is gone, or must not be seen, is answered

@@ -133,6 +133,7 @@ fn search(inode: u64, opener: u32, shared: bool) -> Search {
         inode,
         opener,
         shared,
+        no_append: false,
     }
 }
 

@@ -359,3 +359,22 @@ fn the_same_programs_lose_records_in_a_bare_directory() {
     let log = mount.read_behind("log");
     assert!(is_complete(&log).is_err(), "nothing was lost");
 }
+
+/// A descriptor to append by shows the same inode number as one of a version: it is no copy of that.
+#[test]
+fn close_commits_though_the_same_process_has_the_file_open_to_append() {
+    as_each_user(|mount| {
+        mount.run("sh", "echo old > f");
+        let told = mount.python(
+            "log = os.open('f', os.O_WRONLY | os.O_APPEND); os.write(log, b'before\\n')\n\
+             late = 0\n\
+             for n in range(200):\n\
+             \x20   with open('f', 'w') as f: f.write(f'{n}\\n')\n\
+             \x20   late += open(BEHIND).read() != f'{n}\\n'\n\
+             print(late)"
+                .replace("BEHIND", &format!("{:?}", mount.behind("f")))
+                .as_str(),
+        );
+        assert_eq!(told.trim(), "0", "closes that returned before the commit");
+    });
+}

@@ -62,17 +62,6 @@ impl Program {
         }
     }
 
-    /// Closes a file which this process has open to append to as well. The daemon can't tell the two
-    /// descriptors apart, and commits when the kernel says that one is gone, which is after close(2).
-    /// Who opens the file waits for that.
-    pub fn close_and_settle(&mut self, name: &str) -> io::Result<()> {
-        self.close(name)?;
-        let path = self.at(name);
-        // The thread that wrote it would not wait for itself.
-        let reader = std::thread::spawn(move || File::open(path).map(drop));
-        reader.join().expect("the reader")
-    }
-
     /// Opens, writes and closes.
     pub fn save(&mut self, how: &str, name: &'static str, content: &str) -> io::Result<()> {
         self.open(how, name)?.write_all(content.as_bytes())?;

@@ -250,7 +250,7 @@ pub const APPENDING: &[Scenario] = &[
             ),
             means(
                 |p| fs::write(p.at("log"), "new\none\n"),
-                |p| p.close_and_settle("./log"),
+                |p| p.close("./log"),
             ),
             does(|p| p.close("log")),
         ],
@@ -273,7 +273,7 @@ pub const APPENDING: &[Scenario] = &[
             does(|p| p.file("log").write_all(b"one\n")),
             means(
                 |p| fs::write(p.at("log"), "First\none\n"),
-                |p| p.close_and_settle("./log"),
+                |p| p.close("./log"),
             ),
             does(|p| p.file("log").write_all(b"two\n")),
             does(|p| p.close("log")),
