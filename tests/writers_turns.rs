@@ -404,6 +404,24 @@ for turn in range(5):
 }
 
 #[test]
+fn what_the_owner_reads_stays_if_it_closes_the_file_without_a_write() {
+    as_each_user(|mount| {
+        mount.bash("echo -n old > f");
+        mount.python(
+            r#"
+w = os.open("f", os.O_RDWR)
+r = os.open("f", os.O_RDONLY)
+os.close(w)
+assert os.fstat(r).st_size == 3
+assert os.pread(r, 100, 0) == b"old", os.pread(r, 100, 0)
+open("f", "w").write("another")
+assert os.pread(r, 100, 0) == b"old", os.pread(r, 100, 0)
+"#,
+        );
+    });
+}
+
+#[test]
 fn the_owner_joins_its_own_transaction_and_reads_its_own_writes() {
     as_each_user(|mount| {
         mount.bash("echo -n old > f");

@@ -596,8 +596,8 @@ impl Engine {
             // Nobody reads it any more but through handles that are still open.
             if inner.handles == 0 {
                 inner.shadow = None;
+                inner.base = None;
             }
-            inner.base = None;
             inner.watch = None;
             std::mem::take(&mut inner.at_end)
         };
