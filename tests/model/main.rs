@@ -1,0 +1,14 @@
+//! Random sequences of system calls by several programs, through the engine and without a kernel,
+//! against a plain model in memory of what is promised.
+//!
+//! `PROPTEST_CASES=N` tries N sequences.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod compare;
+mod engine;
+mod op;
+mod reference;
+mod regressions;
+#[path = "../common/scripted.rs"]
+mod scripted;
