@@ -256,10 +256,10 @@ impl Engine {
         let (Some(spent), Some(inode)) = (state.spent.get_mut(&tid), state.tree.inode(key)) else {
             return left_behind;
         };
-        let missed = std::mem::replace(&mut spent.found, Found::File) == Found::Nothing;
-        if missed {
-            // Either its open(2) went on to create the file, and another was faster; or it has
-            // failed, and this LOOKUP is for something else, and must not take a lease.
+        if std::mem::replace(&mut spent.found, Found::File) == Found::Nothing {
+            // Its open(2) has failed, and this LOOKUP is for something else: it takes no lease, and
+            // the OPEN that may follow is a first one.
+            state.spent.remove(&tid);
             return left_behind;
         }
         let Some(writer) = spent.writer.clone() else {

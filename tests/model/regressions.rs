@@ -14,6 +14,24 @@ fn check(files: [Option<&str>; 3], ops: &[Op]) {
     replay::<Bench>(&beginning(files), ops);
 }
 
+/// Its next open failed with EINTR at once.
+#[test]
+fn who_waited_for_a_file_that_was_removed_waits_for_the_next_one() {
+    check(
+        [Some("first"), None, Some("first")],
+        &[
+            open(0, "c", Access::Write),
+            open(0, "a", Access::Write),
+            open(2, "a", Access::Read),
+            Op::Unlink {
+                owner: 0,
+                name: "a",
+            },
+            open(2, "c", Access::Write),
+        ],
+    );
+}
+
 /// It read nothing, though fstat told the size.
 #[test]
 fn what_is_read_beside_a_transaction_stays_if_nothing_is_written() {
