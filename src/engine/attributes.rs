@@ -190,7 +190,9 @@ impl Engine {
                     false => Err(Errno::STALE),
                 }
             });
-            let Some(mut stat) = stat.ok().or(replaced) else {
+            let known = stat.ok().or(replaced);
+            let Some(mut stat) = known.or_else(|| self.last_attributes(transaction.inode).ok())
+            else {
                 return Ok(None);
             };
             if base_gone {

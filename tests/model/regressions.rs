@@ -44,3 +44,36 @@ fn what_is_read_beside_a_transaction_stays_if_nothing_is_written() {
         ],
     );
 }
+
+/// fstat told the size that it had before.
+#[test]
+fn what_is_emptied_again_after_fsync_and_removed_has_no_size() {
+    let emptied = How {
+        create: true,
+        truncate: true,
+        ..How::new(Access::ReadWrite)
+    };
+    let again = Op::Open {
+        owner: 2,
+        name: "b",
+        how: emptied,
+    };
+    check(
+        [None; 3],
+        &[
+            again.clone(),
+            Op::Write {
+                owner: 2,
+                fd: 0,
+                offset: 1,
+                data: b"ixh".to_vec(),
+            },
+            Op::Sync { owner: 2, fd: 0 },
+            again,
+            Op::Unlink {
+                owner: 0,
+                name: "b",
+            },
+        ],
+    );
+}
