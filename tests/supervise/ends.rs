@@ -15,7 +15,8 @@ fn check_over(mount: &Mount, daemon: u32, supervisor: u32) {
     wait_until("the supervisor has ended", || !alive(supervisor));
     mount.check_gone(daemon);
     let log = mount.log();
-    for words in ["died", "answers again", "ERROR"] {
+    // fuser has an error of its own for an answer that comes after plain umount(8), also without all this.
+    for words in ["died", "answers again", "ERROR latchfs"] {
         assert!(!log.contains(words), "{words}: {log}");
     }
 }
