@@ -160,7 +160,7 @@ fn no_name_operation_waits_for_a_lease() {
             "rm also-moved",
             "rm f",
         ] {
-            let output = mount.try_run("bash", &format!("timeout 10 {command}"));
+            let output = mount.try_run("bash", &format!("timeout 60 {command}"));
             assert!(output.status.success(), "{command}: {output:?}");
         }
         for writer in &mut writers {

@@ -5,9 +5,9 @@ mod common;
 use common::{Mount, Running, alive, as_each_user, is_blocked, wait_until, wait_until_parked};
 use std::time::{Duration, Instant};
 
-/// How long after a signal a wait may still last: the contract says 100 ms, a busy machine gets a
-/// second.
-const SOON: Duration = Duration::from_secs(1);
+/// How long after a signal a wait may still last: the contract says 100 ms, a busy machine gets more,
+/// and far less than the lock timeout, which is 30 s here.
+const SOON: Duration = Duration::from_secs(10);
 
 /// A program that opens and closes what it is told: `NAME` opens a file for writing, `<NAME` for
 /// reading, and anything that is open already is closed.
@@ -77,8 +77,8 @@ fn of_three_that_wait_in_a_circle_one_fails_with_edeadlk_and_the_others_go_on() 
         let before = Instant::now();
         third.tell("a");
         third.expect("EDEADLK");
-        // At once: not after the lock timeout, which is 30 s here.
-        assert!(before.elapsed() < Duration::from_secs(5));
+        // At once: not after the lock timeout.
+        assert!(before.elapsed() < SOON);
         assert!(first.is_silent() && second.is_silent());
         third.tell("c");
         third.expect("closed c");

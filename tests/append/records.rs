@@ -23,18 +23,21 @@ os.close(fd)
 "#;
 
 /// Reads a growing file to its end and checks every record; says how many there are of each writer,
-/// and leaves with 1 at the first that is none.
+/// and leaves with 1 at the first that is none, or if some are missing once the writers are done.
 const READER: &str = r#"
 import os, sys, time, zlib
 name, writers, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 fd = os.open(name, os.O_RDONLY)
-next_of, rest, end = [0] * writers, b"", time.time() + 50
-while sum(next_of) < writers * count and time.time() < end:
+next_of, rest = [0] * writers, b""
+while sum(next_of) < writers * count:
+    done = os.path.exists("done")
     data = os.read(fd, 262144)
     if not data:
         # What there is, is whole.
         if rest:
             sys.exit(f"half a record at the end: {rest[:40]!r}")
+        if done:
+            break
         time.sleep(0.001)
         continue
     *lines, rest = (rest + data).split(b"\n")
@@ -70,8 +73,13 @@ fn storm(mount: &Mount, at: &Path, how: &str, count: usize) -> Vec<bool> {
             .map(|who: usize| start(APPENDER, &["log", &who.to_string(), &count, how]))
             .map(|mut writer| scope.spawn(move || finish(&mut writer)))
             .collect();
-        for writer in writers {
-            let output = writer.join().expect("it ends");
+        let ends: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+        let done = finish(mount.command("touch").arg(at.join("done")));
+        for output in ends
+            .into_iter()
+            .map(|end| end.expect("it ends"))
+            .chain([done])
+        {
             assert!(output.status.success(), "{output:?}");
         }
         let ends = readers

@@ -179,7 +179,7 @@ fn options_mean_the_same_by_either_spelling() {
         // Not the harness's mount, which sets a timeout of its own.
         let scene = Scene::new(User::Root);
         scene.mount(&[spelling, &["--log-file=log"]].concat());
-        let script = "exec 3> point/f; if (timeout 5 cat point/f); then :; else echo $?; fi";
+        let script = "exec 3> point/f; if (timeout 9 cat point/f); then :; else echo $?; fi";
         let output = crate::common::finish(scene.command("bash").args(["-c", script]));
         // cat's own failure, and not timeout's, which would be 124 (the default is 10 s).
         assert_eq!(text(&output.stdout), "1\n", "{spelling:?}");
