@@ -320,3 +320,19 @@ fn a_descriptor_by_o_path_opens_the_present_version() {
         );
     });
 }
+
+#[test]
+fn what_a_writer_read_beside_its_version_stays_when_the_file_is_rewritten_in_place() {
+    as_each_user(|mount| {
+        let mut writer = mount.spawn_python(
+            "w = os.open('f', os.O_RDWR | os.O_CREAT); r = os.open('f', os.O_RDONLY)\n\
+             os.link('f', 'second'); os.write(w, b'mine'); os.close(w); say('closed'); hear()\n\
+             say(os.pread(r, 10, 0) == b'mine', os.fstat(r).st_size)",
+        );
+        writer.expect("closed");
+        mount.bash(": > f");
+        writer.tell("read");
+        writer.expect("True 4");
+        writer.succeed();
+    });
+}

@@ -593,10 +593,15 @@ impl Engine {
         let at_end = {
             let mut inner = transaction.inner.lock();
             inner.phase = Phase::Ended(result);
-            // Nobody reads it any more but through handles that are still open.
+            // Nobody reads it any more but through handles that are still open: they read its version, like
+            // others who have that open, also when its inode is rewritten.
             if inner.handles == 0 {
                 inner.shadow = None;
                 inner.base = None;
+            } else if let Some(version) = published {
+                inner.shadow = None;
+                inner.base = Some(version);
+                inner.mark = last.map(|stat| stat.st_size as u64);
             }
             inner.watch = None;
             std::mem::take(&mut inner.at_end)

@@ -243,10 +243,8 @@ impl Reference {
             Op::Kill { .. } => true,
             _ if waits => false,
             Op::Open { name, how, .. } => {
-                let file = self.names.get(name);
-                let names = self.names.values().filter(|f| Some(*f) == file).count();
                 // A file that is made by an open for reading is there at once.
-                how.access != Access::Read || names == 0 || (names == 1 && !how.create)
+                !(how.create && how.access == Access::Read && self.names.contains_key(name))
             }
             Op::Write { .. } => fd().is_some_and(|fd| fd.writes),
             Op::Truncate { .. } => {
@@ -257,21 +255,10 @@ impl Reference {
                 // The kernel may be reading the version by itself; then a commit breaks the link.
                 let current = self.files[*file].current;
                 current.is_none_or(|version| !self.versions[version].read)
-                    && !self.is_read_beside(*file)
             }),
             Op::Rename { .. } | Op::Unlink { .. } | Op::Exit { .. } => true,
         };
         possible && !self.clone().apply(op).step.racy
-    }
-
-    /// Does an owner read what it writes by a descriptor of its own? If the file has more names then,
-    /// its next version is written over what that descriptor reads: a known gap of latchfs.
-    fn is_read_beside(&self, file: usize) -> bool {
-        let mut fds = self.owners.iter().flat_map(|owner| owner.fds.values());
-        fds.any(|fd| match fd.shows {
-            Shows::Transaction(t) => !fd.writes && self.transactions[t].file == file,
-            Shows::Version(_) => false,
-        })
     }
 
     fn fd(&self, owner: usize, number: usize) -> Option<(Slot, Fd)> {
