@@ -14,7 +14,7 @@ pub use dashmap::DashMap;
 #[cfg(not(feature = "shuttle"))]
 pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(not(feature = "shuttle"))]
-pub use std::sync::atomic;
+pub use std::sync::{atomic, mpsc};
 #[cfg(not(feature = "shuttle"))]
 pub use std::thread_local;
 

@@ -2,6 +2,7 @@
 //! grow with it.
 
 use crate::rules::Validation;
+use crate::sync::mpsc::{Receiver, channel};
 use csv_core::ReadFieldResult;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::de::IgnoredAny;
@@ -9,7 +10,6 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// How often a program that checks is looked at.

@@ -23,6 +23,7 @@ use super::kept;
 use super::redo::{self, Birth, Place, Wanted};
 use super::store::{Store, open_own, since_epoch};
 use super::{Dir, Errno, Stat, shadow, shadow::errno};
+use crate::sync::{Arc, OnceLock};
 use removals::Removals;
 use rustix::fs::{Mode, OFlags, fdatasync, fsync};
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,6 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
 
 const MAGIC: &[u8; 8] = b"latchap1";
 /// Magic, length of the description, its checksum.

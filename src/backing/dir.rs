@@ -4,6 +4,7 @@
 //! with `EINVAL`, whoever asks. The kernel never sends such a name.
 
 use super::{Errno, Identity, Stat, identity, proc_path};
+use crate::sync::Arc;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, RawMode, RenameFlags, StatxAttributes, StatxFlags,
     Timestamps, Uid, XattrFlags,
@@ -14,7 +15,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
-use std::sync::Arc;
 
 /// The extended attribute that is a file's ACL (acl(5)).
 pub const ACL_ACCESS: &str = "system.posix_acl_access";

@@ -2,6 +2,7 @@
 
 use super::dir::ACL_ACCESS;
 use super::{Credentials, Dir, Errno, Stat, dir, proc_path};
+use crate::sync::Arc;
 use crate::sync::Mutex;
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, RawMode, RenameFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
@@ -13,7 +14,6 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 
 /// The extended attribute that holds a program's capabilities (capabilities(7)).
 const CAPABILITIES: &str = "security.capability";

@@ -15,15 +15,15 @@ use super::shadow::{Temporaries, errno};
 use super::unfinished::Unfinished;
 use super::{Dir, Errno, Stat};
 use crate::show::shell_word;
+use crate::sync::Arc;
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The name of the directory, hidden at the root of the mount.

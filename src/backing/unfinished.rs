@@ -8,12 +8,12 @@ use super::redo::{forget, overwrite};
 use super::shadow::Own;
 use super::store::Store;
 use super::{Errno, Identity};
+use crate::sync::Arc;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::sync::Arc;
 
 /// What is owed to inodes; at most one rewrite to each, as the next one begins by settling it.
 #[derive(Debug, Default)]

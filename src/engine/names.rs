@@ -148,7 +148,7 @@ impl Engine {
         let mut loose = Loose::default();
         {
             let mut state = self.state.lock();
-            self.lose_name(
+            let waited = self.lose_name(
                 &mut state,
                 parent,
                 name,
@@ -156,6 +156,7 @@ impl Engine {
                 process,
                 &mut loose,
             );
+            state.name_removed(&waited);
             if let Some(key) = state.tree.child(parent, name) {
                 state.tree.remember(key, last.as_ref());
                 if last_link {
@@ -195,7 +196,8 @@ impl Engine {
         }
     }
 
-    /// A file is about to lose a name; if that is its last, a transaction in flight is detached.
+    /// A file is about to lose a name; if that is its last, a transaction in flight is detached. Returns the
+    /// threads that waited for it.
     pub(super) fn lose_name(
         &self,
         state: &mut State,
@@ -204,18 +206,18 @@ impl Engine {
         reason: &'static str,
         process: Option<u32>,
         loose: &mut Loose,
-    ) {
+    ) -> Vec<u32> {
         let Some(key) = state.tree.child(parent, name) else {
-            return;
+            return Vec::new();
         };
         let Some(inode) = state.tree.inode(key) else {
-            return;
+            return Vec::new();
         };
         if inode.names.len() > 1 {
-            return;
+            return Vec::new();
         }
         let Some(transaction) = inode.transaction.clone() else {
-            return;
+            return Vec::new();
         };
         let path = super::lookup::within_mount(state.tree.path(key));
         let pending = {
@@ -237,6 +239,7 @@ impl Engine {
             pending
         };
         let woken: Vec<Wake> = state.leases.abandon(Self::file_id(key));
+        let waited = woken.iter().map(|wake| wake.owner.0 as u32).collect();
         loose
             .completions
             .extend(self.wake(state, woken, None, true));
@@ -252,6 +255,7 @@ impl Engine {
         } else {
             loose.detached.push(transaction);
         }
+        waited
     }
 
     pub(super) fn tell(self: &Arc<Self>, loose: Loose) {

@@ -10,11 +10,11 @@ use crate::backing::kept::Kind;
 use crate::backing::{Errno, shadow};
 use crate::owner::{Exit, ProcessWatch, Processes, Search, Thread};
 use crate::sync::Arc;
+use crate::sync::mpsc::channel;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 /// How much is copied at a time, in bytes.

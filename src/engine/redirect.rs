@@ -58,6 +58,10 @@ pub(crate) struct Spent {
     /// Who it is, if it wants to write.
     writer: Option<Writer>,
     found: Found,
+    /// How often it has found nothing. A walk looks twice if it knew the name from before.
+    misses: u8,
+    /// Its name was removed, so the kernel does not know it from before.
+    removed: bool,
     /// It has looked for something.
     walked: bool,
     since: Instant,
@@ -152,10 +156,22 @@ impl State {
         let spent = Spent {
             writer,
             found: Found::NotLooked,
+            misses: 0,
+            removed: false,
             walked: false,
             since: Instant::now(),
         };
         self.spent.insert(tid, spent);
+    }
+
+    /// The name was removed of a file that threads have waited for: if they were sent to look again, they
+    /// look once.
+    pub(super) fn name_removed(&mut self, tids: &[u32]) {
+        for tid in tids {
+            if let Some(spent) = self.spent.get_mut(tid) {
+                spent.removed = true;
+            }
+        }
     }
 
     /// Is this OPEN the last that the kernel makes for its open(2)? And did the thread come back
@@ -257,9 +273,13 @@ impl Engine {
             return left_behind;
         };
         if std::mem::replace(&mut spent.found, Found::File) == Found::Nothing {
-            // Its open(2) has failed, and this LOOKUP is for something else: it takes no lease, and
-            // the OPEN that may follow is a first one.
-            state.spent.remove(&tid);
+            if spent.removed || spent.misses > 1 {
+                // Its open(2) has failed, and this LOOKUP is for something else: the OPEN that may
+                // follow is a first one.
+                state.spent.remove(&tid);
+            }
+            // Else its open(2) looks for the second time, or goes on to create the file, and another
+            // was faster; or it has failed. It takes no lease.
             return left_behind;
         }
         let Some(writer) = spent.writer.clone() else {
@@ -299,6 +319,7 @@ impl Engine {
             }
             if let Some(spent) = state.spent.get_mut(&caller.tid) {
                 spent.found = Found::Nothing;
+                spent.misses = spent.misses.saturating_add(1);
             }
             redirect.and_then(|r| r.transaction)
         };

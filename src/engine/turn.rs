@@ -8,8 +8,8 @@ use super::Engine;
 use super::transaction::Work;
 use super::tree::Key;
 use crate::sync::Arc;
+use crate::sync::mpsc::{Sender, channel};
 use std::collections::VecDeque;
-use std::sync::mpsc::{Sender, channel};
 
 /// Those who come next.
 pub(crate) type Queue = VecDeque<Next>;

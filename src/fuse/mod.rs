@@ -21,6 +21,7 @@ use crate::engine::superseded::Superseded;
 use crate::engine::tree::NodeId;
 use crate::locks::{Lock, Space};
 use crate::sync::Arc;
+use crate::sync::mpsc::Sender;
 use convert::{caller, dirent_type, fuse_errno, fuse_type, node, timestamps};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, FopenFlags, INodeNo, InitFlags, IoctlFlags,
@@ -35,7 +36,6 @@ use rustix::fs::FileType;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::mpsc::Sender;
 use std::time::SystemTime;
 use wire::{Answer, Device, Page};
 

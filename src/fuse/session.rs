@@ -13,6 +13,7 @@ use crate::owner::Proc;
 use crate::rules::Defaults;
 use crate::rules::file::ConfigurationError;
 use crate::rules::find::find;
+use crate::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use crate::sync::{Arc, OnceLock};
 use fuser::{Config, MountOption, Session, SessionACL};
 use log::{error, info, warn};
@@ -21,7 +22,6 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 

@@ -9,13 +9,13 @@
 use crate::engine::Engine;
 use crate::engine::superseded::Superseded;
 use crate::sync::Arc;
+use crate::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use log::warn;
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::thread::UnshareFlags;
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Instant;
 

@@ -1,7 +1,7 @@
 //! The same types under shuttle, which runs all threads of a test on one, and decides at each lock,
 //! notification and atomic access who goes on. Outside of a test of shuttle none of this works.
 
-pub use shuttle::sync::atomic;
+pub use shuttle::sync::{atomic, mpsc};
 pub use shuttle::thread_local;
 pub use shuttle_dashmap::DashMap;
 pub use shuttle_parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};

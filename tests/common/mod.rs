@@ -436,9 +436,14 @@ impl Running {
         assert_eq!(self.hear(), line);
     }
 
+    /// A line of its output, if it has printed one.
+    pub fn try_hear(&self) -> Option<String> {
+        self.lines.try_recv().ok()
+    }
+
     /// Has it printed nothing more? (Asked only where it can't have by then.)
     pub fn is_silent(&self) -> bool {
-        self.lines.try_recv().is_err()
+        self.try_hear().is_none()
     }
 
     /// A line of its output that is there already, or that it says before its end, if that has come.

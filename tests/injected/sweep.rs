@@ -9,6 +9,7 @@ use crate::common::{Mount, Running, options};
 use crate::fault::{Fault, Hit};
 use crate::scenarios::{DIRECT, IN_PLACE, NAMES, Scenario, VERSIONS, WORKER};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 const ERRNOS: &[(&str, i32)] = &[
     ("EIO", libc::EIO),
@@ -109,12 +110,19 @@ impl Sweep {
         if !abused.is_empty() {
             wrong.push(format!("the shadow was used again: {abused:?}"));
         }
-        let left = ["tmp", "redo"]
-            .map(|store| self.daemon.store(store))
-            .concat();
-        for name in left {
-            // The file that a version has replaced stays for the next mount if it can't be removed.
-            let old = label == "unlinkat backing:.latchfs/tmp/*";
+        let left = || {
+            let names = ["tmp", "redo"].map(|store| self.daemon.store(store));
+            names.concat()
+        };
+        // The file that a version has replaced stays for the next mount if it can't be removed.
+        let old = label == "unlinkat backing:.latchfs/tmp/*";
+        // A shadow goes with its handle, for the release of which no close waits.
+        let end = Instant::now() + Duration::from_secs(10);
+        let known = |name: &String| self.findings.left.contains(name);
+        while !old && Instant::now() < end && !left().iter().all(known) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for name in left() {
             if self.findings.left.insert(name) && !old {
                 wrong.push(String::from("something is left in the store"));
             }

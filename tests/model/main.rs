@@ -1,5 +1,5 @@
-//! Random sequences of system calls by several programs, through the engine and without a kernel,
-//! against a plain model in memory of what is promised.
+//! Random sequences of system calls by several programs, through the engine without a kernel and on a
+//! real mount, against a plain model in memory of what is promised.
 //!
 //! `PROPTEST_CASES=N` tries N sequences.
 
@@ -7,6 +7,7 @@
 mod common;
 mod compare;
 mod engine;
+mod mounted;
 mod op;
 mod reference;
 mod regressions;

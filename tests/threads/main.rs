@@ -300,6 +300,40 @@ fn replacing() {
     assert!(["another", "new"].contains(&&*scene.behind("f")));
 }
 
+/// Two append to a file that a third updates, and a fourth follows.
+fn appending() {
+    let scene = Scene::new(NEVER);
+    scene.put("f", "0");
+    let appenders: Vec<_> = (1..=2)
+        .map(|tid| {
+            let scene = scene.clone();
+            thread::spawn(move || {
+                let file = scene.open(tid, "f", APPEND).expect("it is there");
+                for _ in 0..2 {
+                    scene.append(tid, &file, &tid.to_string());
+                }
+                assert_eq!(scene.close(tid, file), Ok(()));
+            })
+        })
+        .collect();
+    let writer = {
+        let scene = scene.clone();
+        thread::spawn(move || {
+            let file = scene.open(3, "f", WRITE).expect("it is there");
+            scene.write(3, &file, "3");
+            assert_eq!(scene.close(3, file), Ok(()));
+        })
+    };
+    appenders
+        .into_iter()
+        .for_each(|t| t.join().expect("an appender"));
+    writer.join().expect("the writer");
+    scene.end();
+    let text = scene.behind("f");
+    let count = |digit| text.matches(digit).count();
+    assert_eq!((&text[..1], count('1'), count('2')), ("3", 2, 2), "{text}");
+}
+
 #[test]
 fn writers_take_turns_in_the_order_they_came_whatever_the_schedule() {
     explore("writers of one file take turns", counting);
@@ -328,6 +362,11 @@ fn a_hard_linked_file_that_loses_a_name_is_written_by_the_other_whatever_the_sch
 #[test]
 fn an_open_to_write_succeeds_while_another_file_takes_the_name_whatever_the_schedule() {
     explore("a file is replaced while it is opened", replacing);
+}
+
+#[test]
+fn records_get_in_before_and_after_an_update_whatever_the_schedule() {
+    explore("records and an update", appending);
 }
 
 /// Does the search find that `fault` stops a thread for good, or spoils what it does?
