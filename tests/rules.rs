@@ -248,7 +248,7 @@ fn a_file_can_have_a_lock_timeout_and_readers_of_its_own() {
         "fs = [open(n, 'w') for n in ('quick', 'seen', 'slow')]\nsay('open')\nhear()\n",
     );
     writer.expect("open");
-    let out = mount.try_python("open('quick', 'a')");
+    let out = mount.try_python("open('quick', 'r+')");
     assert!(
         text(&out.stderr).contains("TimeoutError"),
         "{}",

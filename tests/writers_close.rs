@@ -190,7 +190,7 @@ fn a_writer_that_called_fsync_still_has_the_lease() {
     as_each_user(|mount| {
         mount.bash("echo old > f");
         let mut writer = synced(mount);
-        let mut second = mount.spawn("bash", "echo third >> f");
+        let mut second = mount.spawn("bash", "exec 3<> f; cat <&3 > /dev/null; echo third >&3");
         wait_until_parked(second.pid(), 1);
         writer.tell("write");
         writer.expect("written");

@@ -208,9 +208,10 @@ impl Engine {
                 Ok(())
             }
             Err(Failed { errno, published }) => {
-                if published.is_none() {
+                match published {
+                    Some(version) => inner.base = Some(version),
                     // Its end may keep it aside.
-                    inner.take_back(mark);
+                    None => inner.take_back(mark),
                 }
                 if inner.detached.is_some() {
                     return Ok(());
@@ -536,7 +537,9 @@ impl Engine {
         // A file that was renamed over, and then removed behind the mount, leaves the name free.
         let before = match own {
             Some(_) => transaction.inner.lock().expected,
-            None => replacing.filter(|_| found.is_some()),
+            None => replacing
+                .zip(found.as_ref())
+                .map(|(r, found)| r.expected(found)),
         };
         let conflict = Conflict::between(before, found.as_ref());
         if let Some(conflict) = conflict {
@@ -602,6 +605,9 @@ impl Engine {
                 inner.shadow = None;
                 inner.base = Some(version);
                 inner.mark = last.map(|stat| stat.st_size as u64);
+            } else if inner.writable().is_none() {
+                // Published by an fsync, and the version is the base.
+                inner.shadow = None;
             }
             inner.watch = None;
             std::mem::take(&mut inner.at_end)

@@ -259,7 +259,9 @@ impl Engine {
         there: Option<&Stat>,
     ) -> bool {
         let replacing = self.state.lock().tree.replacing(name.parent, &name.name);
-        let Some(conflict) = there.and_then(|stat| Conflict::between(replacing, Some(stat))) else {
+        let conflict = there
+            .and_then(|stat| Conflict::between(replacing.map(|r| r.expected(stat)), Some(stat)));
+        let Some(conflict) = conflict else {
             return true;
         };
         let wins = conflict.can_be_won() && candidate.may_win();

@@ -120,9 +120,9 @@ impl Engine {
         name: &OsStr,
     ) -> Result<Entry, Errno> {
         let parent = self.key_of(parent)?;
-        self.state.lock().walks(caller.tid);
+        self.state.lock().walks_to(caller.tid, parent, name);
         self.look_up_in(caller, parent, name)
-            .inspect_err(|_| self.miss(caller))
+            .inspect_err(|_| self.miss(caller, parent, name))
     }
 
     /// The inode of a node id.
@@ -211,7 +211,7 @@ impl Engine {
             if let Some(key) = state.tree.child(parent, name)
                 && state.tree.inode(key).is_some_and(|i| i.is_provisional())
             {
-                *left_behind = self.meet(&mut state, caller, key);
+                *left_behind = self.meet(&mut state, caller, (parent, name), key);
                 return Ok(Some((claim(&mut state, caller, key)?, None)));
             }
         }
@@ -249,7 +249,7 @@ impl Engine {
             inode.linked = linked;
         }
         if kind == FileType::RegularFile {
-            *left_behind = self.meet(&mut state, caller, key);
+            *left_behind = self.meet(&mut state, caller, (parent, name), key);
             state.came_by(caller, parent, name);
         }
         Ok(Some((claim(&mut state, caller, key)?, Some(stat))))

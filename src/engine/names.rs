@@ -10,7 +10,7 @@ use super::transaction::{Detached, Phase, Transaction};
 use super::tree::{Key, NodeId};
 use super::{Caller, Done, Engine, State};
 use crate::backing::kept::Kind;
-use crate::backing::{Dir, Errno, Seen, Stat, identity};
+use crate::backing::{Dir, Errno, Stat, identity};
 use crate::leases::Wake;
 use crate::sync::Arc;
 use log::{debug, info};
@@ -148,7 +148,7 @@ impl Engine {
         let mut loose = Loose::default();
         {
             let mut state = self.state.lock();
-            let waited = self.lose_name(
+            self.lose_name(
                 &mut state,
                 parent,
                 name,
@@ -156,7 +156,6 @@ impl Engine {
                 process,
                 &mut loose,
             );
-            state.name_removed(&waited);
             if let Some(key) = state.tree.child(parent, name) {
                 state.tree.remember(key, last.as_ref());
                 if last_link {
@@ -196,8 +195,7 @@ impl Engine {
         }
     }
 
-    /// A file is about to lose a name; if that is its last, a transaction in flight is detached. Returns the
-    /// threads that waited for it.
+    /// A file is about to lose a name; if that is its last, a transaction in flight is detached.
     pub(super) fn lose_name(
         &self,
         state: &mut State,
@@ -206,18 +204,18 @@ impl Engine {
         reason: &'static str,
         process: Option<u32>,
         loose: &mut Loose,
-    ) -> Vec<u32> {
+    ) {
         let Some(key) = state.tree.child(parent, name) else {
-            return Vec::new();
+            return;
         };
         let Some(inode) = state.tree.inode(key) else {
-            return Vec::new();
+            return;
         };
         if inode.names.len() > 1 {
-            return Vec::new();
+            return;
         }
         let Some(transaction) = inode.transaction.clone() else {
-            return Vec::new();
+            return;
         };
         let path = super::lookup::within_mount(state.tree.path(key));
         let pending = {
@@ -239,7 +237,6 @@ impl Engine {
             pending
         };
         let woken: Vec<Wake> = state.leases.abandon(Self::file_id(key));
-        let waited = woken.iter().map(|wake| wake.owner.0 as u32).collect();
         loose
             .completions
             .extend(self.wake(state, woken, None, true));
@@ -255,7 +252,6 @@ impl Engine {
         } else {
             loose.detached.push(transaction);
         }
-        waited
     }
 
     pub(super) fn tell(self: &Arc<Self>, loose: Loose) {
@@ -463,7 +459,6 @@ impl Engine {
                 }
                 move_name(&mut state, (parent, name), (new_parent, new_name));
                 if from_flight && let Some(over) = &over {
-                    let over = Seen::of(over);
                     state.tree.set_replacing(new_parent, new_name, over);
                 }
             }

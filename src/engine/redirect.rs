@@ -58,10 +58,8 @@ pub(crate) struct Spent {
     /// Who it is, if it wants to write.
     writer: Option<Writer>,
     found: Found,
-    /// How often it has found nothing. A walk looks twice if it knew the name from before.
-    misses: u8,
-    /// Its name was removed, so the kernel does not know it from before.
-    removed: bool,
+    /// Where it found that, or nothing.
+    at: Option<Name>,
     /// It has looked for something.
     walked: bool,
     since: Instant,
@@ -133,8 +131,18 @@ impl State {
         sent
     }
 
-    /// A thread looks for a name: it is on its way, and not by a magic link.
-    pub(super) fn walks(&mut self, tid: u32) {
+    /// A thread looks for a name: it is on its way, and not by a magic link. If it has looked for another
+    /// one already, at the end of its way, its open(2) has failed meanwhile. (The kernel may look for one
+    /// name several times: to see whether what it knows of it is so still, and then for the name.)
+    pub(super) fn walks_to(&mut self, tid: u32, parent: Key, name: &OsStr) {
+        self.walks(tid);
+        let at = self.spent.get(&tid).and_then(|spent| spent.at.as_ref());
+        if at.is_some_and(|at| !is_among(std::slice::from_ref(at), parent, name)) {
+            self.spent.remove(&tid);
+        }
+    }
+
+    fn walks(&mut self, tid: u32) {
         if let Some(redirect) = self.redirects.get_mut(&tid) {
             redirect.walked = true;
         }
@@ -156,22 +164,11 @@ impl State {
         let spent = Spent {
             writer,
             found: Found::NotLooked,
-            misses: 0,
-            removed: false,
+            at: None,
             walked: false,
             since: Instant::now(),
         };
         self.spent.insert(tid, spent);
-    }
-
-    /// The name was removed of a file that threads have waited for: if they were sent to look again, they
-    /// look once.
-    pub(super) fn name_removed(&mut self, tids: &[u32]) {
-        for tid in tids {
-            if let Some(spent) = self.spent.get_mut(tid) {
-                spent.removed = true;
-            }
-        }
     }
 
     /// Is this OPEN the last that the kernel makes for its open(2)? And did the thread come back
@@ -258,6 +255,7 @@ impl Engine {
         &self,
         state: &mut State,
         caller: Caller,
+        (parent, name): (Key, &OsStr),
         key: Key,
     ) -> Option<Arc<Transaction>> {
         let tid = caller.tid;
@@ -272,15 +270,13 @@ impl Engine {
         let (Some(spent), Some(inode)) = (state.spent.get_mut(&tid), state.tree.inode(key)) else {
             return left_behind;
         };
-        if std::mem::replace(&mut spent.found, Found::File) == Found::Nothing {
-            if spent.removed || spent.misses > 1 {
-                // Its open(2) has failed, and this LOOKUP is for something else: the OPEN that may
-                // follow is a first one.
-                state.spent.remove(&tid);
-            }
-            // Else its open(2) looks for the second time, or goes on to create the file, and another
-            // was faster; or it has failed. It takes no lease.
-            return left_behind;
+        let name = Arc::from(name);
+        spent.at = Some(Name { parent, name });
+        let missed = std::mem::replace(&mut spent.found, Found::File) == Found::Nothing;
+        if missed {
+            // Either its open(2) went on to create the file, and another was faster; or it has
+            // failed, and this LOOKUP is for something else, and must not take a lease.
+            spent.writer = None;
         }
         let Some(writer) = spent.writer.clone() else {
             return left_behind;
@@ -310,7 +306,7 @@ impl Engine {
 
     /// A thread's LOOKUP failed: whatever it was sent for, its open(2) ends here, or goes on as a
     /// creation.
-    pub(super) fn miss(self: &Arc<Self>, caller: Caller) {
+    pub(super) fn miss(self: &Arc<Self>, caller: Caller, parent: Key, name: &OsStr) {
         let left_behind = {
             let mut state = self.state.lock();
             let redirect = state.take_redirect(caller.tid);
@@ -318,8 +314,9 @@ impl Engine {
                 state.send_elsewhere(caller.tid, None);
             }
             if let Some(spent) = state.spent.get_mut(&caller.tid) {
+                let name = Arc::from(name);
+                spent.at = Some(Name { parent, name });
                 spent.found = Found::Nothing;
-                spent.misses = spent.misses.saturating_add(1);
             }
             redirect.and_then(|r| r.transaction)
         };

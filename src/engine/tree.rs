@@ -171,6 +171,32 @@ pub struct Vacated {
     reserved: Option<u64>,
 }
 
+/// A file of BACKING whose name a file being created has taken.
+#[derive(Clone, Copy, Debug)]
+pub struct GivenUp {
+    seen: Seen,
+    /// It has other names, by which it may change.
+    linked: bool,
+}
+
+impl GivenUp {
+    fn of(stat: &Stat) -> Self {
+        Self {
+            seen: Seen::of(stat),
+            linked: stat.st_nlink > 1,
+        }
+    }
+
+    /// What it is expected to be like, where `found` is.
+    pub fn expected(&self, found: &Stat) -> Seen {
+        let now = Seen::of(found);
+        match self.linked && now.identity == self.seen.identity {
+            true => now,
+            false => self.seen,
+        }
+    }
+}
+
 /// The table of everything the kernel knows.
 #[derive(Debug)]
 pub struct Tree {
@@ -184,7 +210,7 @@ pub struct Tree {
     /// The names of files being created, by directory: BACKING's own listing lacks them.
     provisional: HashMap<Key, HashSet<Arc<OsStr>>>,
     /// Those among them that BACKING has for another file, which the commit will replace.
-    replacing: Map<Name, Seen>,
+    replacing: Map<Name, GivenUp>,
     /// The number to report for files whose number in BACKING is not it.
     renumbered: Map<Identity, u64>,
     /// Numbers that are reported for such a file, and so are not free for the file of BACKING
@@ -292,13 +318,14 @@ impl Tree {
     }
 
     /// A file being created was renamed over one of BACKING, which its commit replaces.
-    pub fn set_replacing(&mut self, parent: Key, name: &OsStr, over: Seen) {
+    pub fn set_replacing(&mut self, parent: Key, name: &OsStr, over: &Stat) {
         let name = Arc::from(name);
-        self.replacing.insert(Name { parent, name }, over);
+        self.replacing
+            .insert(Name { parent, name }, GivenUp::of(over));
     }
 
-    /// The file of BACKING whose name is that of a file being created.
-    pub fn replacing(&self, parent: Key, name: &OsStr) -> Option<Seen> {
+    /// The file of BACKING that has the name of a file being created.
+    pub fn replacing(&self, parent: Key, name: &OsStr) -> Option<GivenUp> {
         self.replacing.get(&NameRef { parent, name }).copied()
     }
 

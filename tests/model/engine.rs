@@ -137,6 +137,7 @@ impl Bench {
                         Some(Ok(()))
                     }
                     Err(Errno::STALE) if !again => self.attempt(owner, slot, name, how, true),
+                    Err(Errno::INTR) => self.attempt(owner, slot, name, how, false),
                     Err(errno) => Some(Err(errno)),
                 };
             }
@@ -175,6 +176,8 @@ impl Bench {
                 Some(Ok(()))
             }
             Err(Errno::STALE) if !again => self.attempt(owner, slot, name, how, true),
+            // What it found changed under its way: it tries again, as Python and the shells do.
+            Err(Errno::INTR) => self.attempt(owner, slot, name, how, false),
             Err(errno) => Some(Err(errno)),
         }
     }

@@ -717,10 +717,10 @@ impl Reference {
         self.dislodge(file);
     }
 
-    /// All owners end, those who wait first.
+    /// All owners end. Nobody waits any more by then: it would depend on who is faster.
     pub fn last_ops(&self) -> Vec<Op> {
         let waits = (0..OWNERS).filter(|owner| self.waits(*owner));
-        let waiting = waits.map(|owner| Op::Kill { owner });
+        let waiting = waits.map(|owner| Op::Interrupt { owner });
         let rest = (0..OWNERS).map(|owner| Op::Exit { owner });
         waiting.chain(rest).collect()
     }

@@ -77,3 +77,76 @@ fn what_is_emptied_again_after_fsync_and_removed_has_no_size() {
         ],
     );
 }
+
+/// The rewrite in place of the other name was taken for a change behind the mount.
+#[test]
+fn a_file_renamed_over_one_of_two_names_is_committed_though_the_other_is_rewritten() {
+    let create = |owner, name| Op::Open {
+        owner,
+        name,
+        how: How {
+            create: true,
+            truncate: true,
+            ..How::new(Access::Write)
+        },
+    };
+    let (from, to) = ("b", "a");
+    check(
+        [None, Some("first"), None],
+        &[
+            Op::Link { owner: 0, from, to },
+            create(1, "c"),
+            Op::Rename {
+                owner: 0,
+                from: "c",
+                to,
+            },
+            create(3, "b"),
+            Op::Close { owner: 3, fd: 1 },
+            Op::Sync { owner: 1, fd: 0 },
+        ],
+    );
+}
+
+/// It read what the second name was emptied to.
+#[test]
+fn what_is_read_beside_a_transaction_stays_after_fsync_when_the_file_is_rewritten_in_place() {
+    let create = How {
+        create: true,
+        ..How::new(Access::Write)
+    };
+    let empty = How {
+        truncate: true,
+        ..How::new(Access::Write)
+    };
+    check(
+        [None, None, None],
+        &[
+            Op::Open {
+                owner: 3,
+                name: "c",
+                how: create,
+            },
+            Op::Write {
+                owner: 3,
+                fd: 0,
+                offset: 1,
+                data: vec![b'u'],
+            },
+            open(3, "c", Access::Read),
+            Op::Sync { owner: 3, fd: 0 },
+            Op::Link {
+                owner: 0,
+                from: "c",
+                to: "a",
+            },
+            Op::Close { owner: 3, fd: 0 },
+            Op::Open {
+                owner: 0,
+                name: "a",
+                how: empty,
+            },
+            Op::Close { owner: 0, fd: 0 },
+        ],
+    );
+}
