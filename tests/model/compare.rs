@@ -145,9 +145,9 @@ impl Drop for Attempt<'_> {
 }
 
 fn config(size: &Size) -> Config {
-    let wanted = std::env::var("PROPTEST_CASES").ok();
+    let times = std::env::var("LATCHFS_TIMES").ok();
     Config {
-        cases: wanted.map_or(size.cases, |n| n.parse().expect("a number")),
+        cases: size.cases * times.map_or(1, |n| n.parse::<u32>().expect("a number")),
         failure_persistence: None,
         max_shrink_iters: size.shrink,
         ..Config::default()

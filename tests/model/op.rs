@@ -186,7 +186,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (owner(), name(), name()).prop_map(|(owner, from, to)| Op::Rename { owner, from, to }),
         2 => (owner(), name(), name()).prop_map(|(owner, from, to)| Op::Link { owner, from, to }),
         2 => (owner(), name()).prop_map(|(owner, name)| Op::Unlink { owner, name }),
-        1 => owner().prop_map(|owner| Op::Kill { owner }),
+        2 => owner().prop_map(|owner| Op::Kill { owner }),
         1 => owner().prop_map(|owner| Op::Exit { owner }),
         1 => owner().prop_map(|owner| Op::Interrupt { owner }),
     ]

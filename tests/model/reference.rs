@@ -721,7 +721,10 @@ impl Reference {
     pub fn last_ops(&self) -> Vec<Op> {
         let waits = (0..OWNERS).filter(|owner| self.waits(*owner));
         let waiting = waits.map(|owner| Op::Interrupt { owner });
-        let rest = (0..OWNERS).map(|owner| Op::Exit { owner });
+        let rest = (0..OWNERS).map(|owner| match owner {
+            0 => Op::Kill { owner },
+            _ => Op::Exit { owner },
+        });
         waiting.chain(rest).collect()
     }
 }
