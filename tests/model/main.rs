@@ -1,7 +1,7 @@
 //! Random sequences of system calls by several programs, through the engine without a kernel and on a
 //! real mount, against a plain model in memory of what is promised.
 //!
-//! `PROPTEST_CASES=N` tries N sequences.
+//! `LATCHFS_TIMES=N` tries N times as many sequences.
 
 #[path = "../common/mod.rs"]
 mod common;
