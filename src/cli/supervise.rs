@@ -117,7 +117,11 @@ impl Supervisor {
                     return Err(failure);
                 }
                 if matches!(failure.exit, Exit::Usage | Exit::Configuration) {
-                    let message = format!("{}; {what} stays without a daemon", failure.message);
+                    let message = format!(
+                        "{}; the supervisor ends, {what} stays without a daemon: put that right, unmount \
+                         (latchfs umount), and mount again",
+                        failure.message
+                    );
                     return Err(Failure::new(failure.exit, message));
                 }
                 log::error!("{what}: {}", failure.message);
