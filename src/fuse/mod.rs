@@ -533,8 +533,8 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
+        let mut page = Page::answering(&reply);
         let answer = self.answer(request, reply);
-        let mut page = Page::default();
         let mut told = Vec::new();
         let add = |name: &OsStr, reported, kind, next| {
             if !page.has_room(name) {

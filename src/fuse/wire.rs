@@ -234,20 +234,39 @@ impl Drop for Answer {
     }
 }
 
-/// The entries of one READDIRPLUS answer.
-#[derive(Debug, Default)]
-pub struct Page {
-    bytes: Vec<u8>,
+fn room_in(reply: &str) -> Option<usize> {
+    let (_, after) = reply.split_once("max_size: ")?;
+    let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok().filter(|room| *room >= LEAST_ROOM)
 }
 
+/// The entries of one READDIRPLUS answer.
+#[derive(Debug)]
+pub struct Page {
+    bytes: Vec<u8>,
+    /// How many bytes the kernel takes.
+    room: usize,
+}
+
+/// The least that the kernel has room for.
+const LEAST_ROOM: usize = 4096;
+
 impl Page {
-    /// The least that the kernel has room for. It may have more, but fuser doesn't tell.
-    const ROOM: usize = 4096;
+    /// An empty one, as large as the kernel has room for: as much as the program that lists has, since Linux
+    /// 6.16 up to fs.fuse.max_pages_limit.
+    pub fn answering(reply: &fuser::ReplyDirectoryPlus) -> Self {
+        // fuser keeps it to itself, but for this.
+        let room = room_in(&format!("{reply:?}")).unwrap_or(LEAST_ROOM);
+        Self {
+            bytes: Vec::new(),
+            room,
+        }
+    }
 
     /// Is there room for an entry of that name?
     pub fn has_room(&self, name: &OsStr) -> bool {
         let size = size_of::<EntryOut>() + size_of::<DirentHeader>() + name.len();
-        self.bytes.len() + size.next_multiple_of(8) <= Self::ROOM
+        self.bytes.len() + size.next_multiple_of(8) <= self.room
     }
 
     /// Adds a name with its node id and attributes.

@@ -244,6 +244,42 @@ fn every_request_works_once_and_leaves_nothing() {
 }
 
 #[test]
+fn a_listing_with_attributes_fills_the_room_that_the_kernel_has() {
+    let _one = one_at_a_time();
+    let scene = scene();
+    for number in 0..300 {
+        fs::write(scene.backing().join(format!("d/file{number}")), "").expect("write");
+    }
+    let d = look_up(&scene, 1, "d");
+    let dir = ok(&scene, op::OPENDIR, d, Args::new().u64(0))
+        .handle()
+        .expect("a handle");
+    let mut told = vec![(d, 1)];
+    for (room, least, most) in [
+        (4096, 20, 27),
+        (16_384, 80, 108),
+        (262_144, 300, usize::MAX),
+    ] {
+        let args = Args::new().u64(dir).u64(0).u32(room).u32(0).u64(0).u64(0);
+        let answer = ok(&scene, op::READDIRPLUS, d, args);
+        assert!(answer.body.len() <= room as usize);
+        let entries = answer.entries();
+        assert!((least..=most).contains(&entries.len()), "{}", entries.len());
+        told.extend(
+            entries
+                .iter()
+                .filter_map(|(_, e)| Some((e.as_ref()?.node, 1))),
+        );
+    }
+    release(&scene, op::RELEASEDIR, dir);
+    for (node, times) in told {
+        forget(&scene, node, times);
+    }
+    scene.settle(|| {}).expect("rest");
+    scene.end().expect("nothing is left");
+}
+
+#[test]
 fn no_name_leads_out_of_its_directory_or_into_the_store() {
     let _one = one_at_a_time();
     let scene = scene();
