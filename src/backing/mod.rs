@@ -9,6 +9,7 @@
 //! - [`descriptors`]: how many are left.
 //! - [`shadow`]: shadow files, their copies and their publication under a name.
 //! - [`store`]: latchfs's own directory, `.latchfs`, and who serves it.
+//! - [`order`]: content that is on the disk before a name leads to it.
 //! - [`exchange`]: taking the place of a file only if it is still the one that was expected.
 //! - [`kept`]: versions that could not become the file.
 //! - [`redo`]: rewriting an inode in place so that a crash in the middle is finished later.
@@ -22,6 +23,7 @@ pub mod descriptors;
 pub mod dir;
 pub mod exchange;
 pub mod kept;
+pub mod order;
 pub mod recover;
 pub mod redo;
 pub mod shadow;

@@ -11,6 +11,7 @@
 
 use super::append_log::removals::Removals;
 use super::kept::Keeper;
+use super::order::Order;
 use super::shadow::{Temporaries, errno};
 use super::unfinished::Unfinished;
 use super::{Dir, Errno, Stat};
@@ -44,6 +45,7 @@ pub struct Store {
     append_removals: Arc<Removals>,
     keeper: Keeper,
     unfinished: Unfinished,
+    order: Order,
     /// Holds the lock for as long as the store lives.
     lock: File,
     /// Tells the names of this daemon's life from those of an earlier one.
@@ -98,6 +100,7 @@ impl Store {
             redo: sub(REDO)?,
             append: sub(APPEND)?,
             unfinished: Unfinished::default(),
+            order: Order::default(),
             append_removals: Arc::default(),
             lock,
             epoch: since_epoch().as_nanos(),
@@ -143,6 +146,11 @@ impl Store {
     /// Where the logs of files that are being appended to live.
     pub fn append(&self) -> &Dir {
         &self.append
+    }
+
+    /// How content gets to the disk before its name.
+    pub fn order(&self) -> &Order {
+        &self.order
     }
 
     /// What is owed to files whose inodes were to be rewritten.

@@ -120,6 +120,14 @@ impl Engine {
         }
         let here = || self.state.lock().tree.alive(wish.node).1;
         let version = self.version_to_append(wish.inode, pin.or_else(here))?;
+        if is_in_the_way(&self.state.lock(), wish.node) {
+            // A reader has come since this was decided.
+            return Err(match (wish.unnamed, wish.spent) {
+                (true, _) => Errno::BUSY,
+                (false, true) => Errno::INTR,
+                (false, false) => self.send_to_append(wish),
+            });
+        }
         let writer = wish.writer.clone();
         let who = writer.unwrap_or_else(|| self.writer(wish.caller));
         Ok(self.append_handle(wish.inode, wish.flags, who, version))

@@ -99,7 +99,7 @@ impl Engine {
             return Ok(Attributes::changing(reported, stat));
         }
         if let Some(version) = version {
-            let mut stat = rustix::fs::fstat(version.file())?;
+            let mut stat = version.seen(|file| rustix::fs::fstat(file))?;
             if version.growth().is_some() {
                 stat.st_size = version.length()? as _;
             }
@@ -142,7 +142,7 @@ impl Engine {
         let state = self.state.lock();
         let inode = state.tree.inode(key).filter(|i| i.names.is_empty());
         let last = inode.and_then(|inode| inode.last.as_deref());
-        let mut stat = *last.ok_or(Errno::STALE)?;
+        let mut stat = last.ok_or(Errno::STALE)?.stat;
         stat.st_nlink = 0;
         Ok(stat)
     }
@@ -377,7 +377,12 @@ impl Engine {
             .as_ref()
             .and_then(|r| r.transaction.clone())
             .filter(|t| t.node != node);
-        let (key, inode) = state.tree.inode_of(node).ok_or(Errno::STALE)?;
+        let (spent, _) = state.was_spent(caller.tid);
+        let again = match spent {
+            true => Errno::BUSY,
+            false => Errno::STALE,
+        };
+        let (key, inode) = state.tree.inode_of(node).ok_or(again)?;
         super::open::check_regular(inode.kind)?;
         let in_flight = inode.transaction.clone();
         if let Some(transaction) = in_flight {
@@ -392,8 +397,8 @@ impl Engine {
             }
             return Ok(join_to_truncate(transaction));
         }
-        if redirect.is_some() {
-            // By a magic link, which can't be sent to another node id.
+        if redirect.is_some() || spent {
+            // By a magic link, which can't be sent to another node id; or its name became another file.
             return Err(Errno::BUSY);
         }
         match self.lease_at_once(&mut state, key, caller.tid) {
@@ -419,6 +424,8 @@ impl Engine {
         let mut inner = transaction.inner.lock();
         match base {
             Ok((_, base)) => inner.base = Some(base),
+            // It has lost its name in the mount since it was looked up, and nothing is published.
+            Err(_) if inner.detached.is_some() => {}
             Err(errno) => inner.failed = Some(errno),
         }
     }

@@ -252,7 +252,7 @@ impl Engine {
         self.take_over_attributes_early(transaction, shadow)?;
         let treatment = self.treatment_of_transaction(transaction);
         if treatment.durability != Durability::None {
-            rustix::fs::fsync(shadow.file())?;
+            self.store()?.order().before_rename(shadow.file())?;
         }
         let (before, appears) = {
             let state = self.state.lock();
@@ -643,7 +643,7 @@ impl Engine {
         if let Some(inode) = state.tree.inode_mut(key) {
             inode.last = last.map(|mut stat| {
                 (stat.st_size, stat.st_blocks) = (0, 0);
-                Box::new(stat)
+                Box::new(stat.into())
             });
         }
         let woken = state.leases.abandon(file);

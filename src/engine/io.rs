@@ -86,6 +86,8 @@ struct Source {
     version: Option<Arc<Version>>,
     /// Where its content ends, though the file may go on.
     limit: Option<u64>,
+    /// The version that a transaction which has written nothing shows.
+    base: Option<Arc<Version>>,
 }
 
 impl Source {
@@ -96,6 +98,14 @@ impl Source {
             _ => self.limit,
         };
         Ok(end.map_or(size, |end| end.saturating_sub(offset).min(size)))
+    }
+
+    /// What `look` finds in it.
+    fn seen<T>(&self, mut look: impl FnMut(&File) -> Result<T, Errno>) -> Result<T, Errno> {
+        match self.version.as_ref().or(self.base.as_ref()) {
+            Some(version) => version.seen(look),
+            None => look(&self.file),
+        }
     }
 }
 
@@ -146,19 +156,20 @@ impl Engine {
 
     /// The file a handle reads from; `None` if its content is empty.
     fn readable(&self, handle: u64) -> Result<Option<Source>, Errno> {
-        let plain = |file, limit| Source {
-            file,
-            version: None,
-            limit,
-        };
         let of_version = |version: Arc<Version>| Source {
             file: version.file(),
             version: Some(version),
             limit: None,
+            base: None,
         };
         Ok(match self.target(handle)? {
             Target::Version(version) => Some(of_version(version)),
-            Target::Direct(direct) => Some(plain(direct.file.clone(), None)),
+            Target::Direct(direct) => Some(Source {
+                file: direct.file.clone(),
+                version: None,
+                limit: None,
+                base: None,
+            }),
             Target::Append(appender) if appender.readable => {
                 let last = appender.version();
                 match self.version_to_append(appender.inode, Some(last.clone())) {
@@ -169,8 +180,14 @@ impl Engine {
             }
             Target::Append(_) => return Err(Errno::BADF),
             Target::Transaction(transaction, _) => {
-                let content = transaction.inner.lock().content();
-                content.map(|content| plain(content.file, content.limit))
+                let inner = transaction.inner.lock();
+                let base = inner.base.clone().filter(|_| inner.shadow.is_none());
+                inner.content().map(|content| Source {
+                    file: content.file,
+                    version: None,
+                    limit: content.limit,
+                    base,
+                })
             }
         })
     }
@@ -201,15 +218,14 @@ impl Engine {
             Ok(size) => size,
             Err(errno) => return done(Err(errno)),
         };
-        let file = source.file;
         let mut buffer = vec![0; size as usize];
-        match read_cached(&file, &mut buffer, offset) {
-            Some(read) => {
+        match source.seen(|file| Ok(read_cached(file, &mut buffer, offset))) {
+            Ok(Some(read)) => {
                 buffer.truncate(read);
                 done(Ok(buffer));
             }
-            None => self.spawn(move |_| {
-                let read = read_full(&file, &mut buffer, offset);
+            _ => self.spawn(move |_| {
+                let read = source.seen(|file| read_full(file, &mut buffer, offset));
                 done(read.map(|read| {
                     buffer.truncate(read);
                     buffer

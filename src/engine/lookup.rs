@@ -18,6 +18,10 @@ use std::time::Duration;
 /// How long the kernel may believe what it was told of a name or of attributes that only a change
 /// behind the mount's back can make wrong.
 pub const VALID: Duration = Duration::from_secs(1);
+/// The same for a thread on its way to what it was sent to: so that the kernel, which judges access by them
+/// next, does not ask for the attributes that it has just got. What a program itself changes, it does not
+/// believe any longer.
+const ARRIVING: Duration = Duration::from_millis(10);
 
 /// What a name stands for.
 #[derive(Clone, Debug)]
@@ -67,6 +71,16 @@ impl Attributes {
         self.stat.st_nlink = 0;
         // Or the kernel would ask again, and be told of the file.
         self.valid = VALID;
+        self
+    }
+
+    fn at_most(mut self, valid: Duration) -> Self {
+        self.valid = self.valid.min(valid);
+        self
+    }
+
+    fn arriving(mut self) -> Self {
+        self.valid = self.valid.max(ARRIVING);
         self
     }
 }
@@ -269,26 +283,24 @@ impl Engine {
     /// What to tell a thread of an inode that it has claimed. Takes name locks.
     pub(super) fn entry(&self, claim: Claim, stat: Option<Stat>) -> Result<Entry, Errno> {
         let valid = if claim.calm { VALID } else { Duration::ZERO };
-        let attributes = match stat.filter(|_| !claim.private) {
-            Some(mut stat) => {
-                let grows = self.state.lock().tree.alive(claim.node).1;
-                let grows = grows.filter(|version| version.growth().is_some());
-                if let Some(version) = &grows {
-                    stat.st_size = version.length()? as _;
-                }
-                Ok(Attributes {
-                    stat,
-                    reported: claim.reported,
-                    valid: if grows.is_some() {
-                        Duration::ZERO
-                    } else {
-                        valid
-                    },
-                })
-            }
-            None if claim.superseded => self.attributes(claim.node).map(Attributes::superseded),
+        let is_open = || self.state.lock().tree.alive(claim.node).1.is_some();
+        let attributes = match stat.filter(|_| !claim.private && !is_open()) {
+            Some(stat) => Ok(Attributes {
+                stat,
+                reported: claim.reported,
+                valid,
+            }),
+            // What BACKING tells may be of an inode that is just being rewritten, or that grows.
             None => self.attributes(claim.node),
         };
+        let attributes = attributes.map(|attributes| match &claim {
+            Claim {
+                superseded: true, ..
+            } => attributes.superseded(),
+            Claim { arriving: true, .. } => attributes.arriving(),
+            Claim { private: true, .. } => attributes,
+            _ => attributes.at_most(valid),
+        });
         match attributes {
             Ok(attributes) => Ok(Entry {
                 node: claim.node,
@@ -438,6 +450,8 @@ pub(super) struct Claim {
     pub calm: bool,
     /// It is to be shown as what it is: a version without a name.
     pub superseded: bool,
+    /// Its thread was sent to it, and will open it next.
+    pub arriving: bool,
 }
 
 /// Claims the node id that a thread gets for an inode. Under the same lock as what found the
@@ -457,6 +471,7 @@ pub(super) fn claim(state: &mut State, caller: Caller, key: Key) -> Result<Claim
             && node == inode.current
             && !state.redirects.contains_key(&caller.tid),
         superseded: false,
+        arriving: false,
     })
 }
 

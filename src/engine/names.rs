@@ -7,7 +7,7 @@
 use super::lookup::{Entry, claim};
 use super::name_locks::Held;
 use super::transaction::{Detached, Phase, Transaction};
-use super::tree::{Key, NodeId};
+use super::tree::{Key, Last, NodeId};
 use super::{Caller, Done, Engine, State};
 use crate::backing::kept::Kind;
 use crate::backing::{Dir, Errno, Stat, identity};
@@ -44,7 +44,16 @@ impl Engine {
     /// readlink(2).
     pub fn read_link(&self, node: NodeId) -> Result<Vec<u8>, Errno> {
         let key = self.key_of(node)?;
-        self.at_place(key, |dir, name, _| dir.read_link(name))
+        match self.at_place(key, |dir, name, _| dir.read_link(name)) {
+            Err(Errno::STALE) => {
+                let state = self.state.lock();
+                let inode = state.tree.inode(key).filter(|i| i.names.is_empty());
+                let last = inode.and_then(|inode| inode.last.as_deref());
+                last.and_then(|last| last.target.clone())
+                    .ok_or(Errno::STALE)
+            }
+            other => other,
+        }
     }
 
     /// rmdir(2).
@@ -76,7 +85,7 @@ impl Engine {
         if let Some(key) = known {
             self.dirs.lock().pop(&key);
             let mut state = self.state.lock();
-            state.tree.remember(key, last.as_ref());
+            state.tree.remember(key, last.map(Last::from));
             state.tree.removed(key);
             state.tree.detach(parent, name);
         }
@@ -136,13 +145,14 @@ impl Engine {
         let names = self.alone_at_names([(parent, name)]);
         let provisional = self.is_provisional(parent, name);
         let replaces = self.state.lock().tree.is_replacing(parent, name);
-        let mut last = self.stat_in_flight(parent, name);
+        let mut last = self.stat_in_flight(parent, name).map(Last::from);
         let mut last_link = true;
         if !provisional || replaces {
             let dir = self.dir(parent)?;
             let stat = dir.stat_at(name)?;
             last_link = stat.st_nlink <= 1;
-            last = Some(stat);
+            let target = target_of(&dir, name, &stat);
+            last = Some(Last { stat, target });
             self.while_vacant(Some(&stat).filter(|_| last_link), None, || dir.unlink(name))?;
         }
         let mut loose = Loose::default();
@@ -157,7 +167,7 @@ impl Engine {
                 &mut loose,
             );
             if let Some(key) = state.tree.child(parent, name) {
-                state.tree.remember(key, last.as_ref());
+                state.tree.remember(key, last);
                 if last_link {
                     state.tree.removed(key);
                 }
@@ -399,6 +409,9 @@ impl Engine {
             return Err(Errno::EXIST);
         }
         let mut over = to.stat_at(new_name).ok();
+        let target = over
+            .as_ref()
+            .and_then(|stat| target_of(&to, new_name, stat));
         if exchange && (from_flight || to_flight) {
             // BACKING has one of them at most. What they gave up by an earlier rename goes first.
             if from_flight {
@@ -450,7 +463,8 @@ impl Engine {
                     &mut state, new_parent, new_name, reason, process, &mut loose,
                 );
                 if let Some(key) = state.tree.child(new_parent, new_name) {
-                    state.tree.remember(key, over.or(in_flight).as_ref());
+                    let last = over.or(in_flight).map(|stat| Last { stat, target });
+                    state.tree.remember(key, last);
                     if !from_flight && over.as_ref().is_none_or(is_last) {
                         state.tree.removed(key);
                         self.dirs.lock().pop(&key);
@@ -533,6 +547,12 @@ impl Engine {
 /// Does the file go with the name that was looked at?
 fn is_last(stat: &Stat) -> bool {
     is_dir(stat) || stat.st_nlink <= 1
+}
+
+/// Where a name leads if it is a symbolic link.
+fn target_of(dir: &Dir, name: &OsStr, stat: &Stat) -> Option<Vec<u8>> {
+    let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+    is_link.then(|| dir.read_link(name).ok())?
 }
 
 fn is_dir(stat: &Stat) -> bool {

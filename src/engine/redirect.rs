@@ -243,6 +243,7 @@ impl State {
             private: true,
             calm: false,
             superseded,
+            arriving: true,
         })
     }
 }

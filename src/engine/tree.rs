@@ -98,7 +98,7 @@ pub struct Inode {
     pub rewriting: bool,
     /// What it was like when it lost its last name: the kernel may still ask, on behalf of a
     /// program that found it by that name just before.
-    pub last: Option<Box<Stat>>,
+    pub last: Option<Box<Last>>,
     /// What the current version was like when it was last opened for the kernel to cache. Boxed:
     /// most inodes are looked at only.
     pub opened_with: Option<Box<Stamp>>,
@@ -158,6 +158,22 @@ struct Node {
     lookups: u64,
     /// How many threads were sent to it and have not arrived.
     pins: u32,
+}
+
+/// What an inode was like that has lost its last name.
+#[derive(Debug)]
+pub struct Last {
+    /// Its attributes.
+    pub stat: Stat,
+    /// Where it led, if it was a symbolic link: who has looked it up follows it all the same.
+    pub target: Option<Vec<u8>>,
+}
+
+impl From<Stat> for Last {
+    fn from(stat: Stat) -> Self {
+        let target = None;
+        Self { stat, target }
+    }
 }
 
 /// What was known of a file of BACKING that is about to go.
@@ -519,9 +535,9 @@ impl Tree {
     }
 
     /// An inode is about to lose a name, perhaps its last; this is what it is like.
-    pub fn remember(&mut self, key: Key, last: Option<&Stat>) {
+    pub fn remember(&mut self, key: Key, last: Option<Last>) {
         if let Some(inode) = self.inodes.get_mut(&key) {
-            inode.last = last.copied().map(Box::new);
+            inode.last = last.map(Box::new);
         }
     }
 

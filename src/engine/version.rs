@@ -107,11 +107,29 @@ impl Version {
     /// Puts a copy of the content in the place of the file that is about to change. False if the
     /// kernel reads the file by itself, so that its readers can't be moved.
     pub fn move_to(&self, copy: Arc<File>) -> bool {
-        if matches!(&*self.reading.lock(), Reading::Passthrough(token) if token.strong_count() > 0)
-        {
+        // Until the copy is there: or the kernel would be given the file that is about to change.
+        let reading = self.reading.lock();
+        if matches!(&*reading, Reading::Passthrough(token) if token.strong_count() > 0) {
             return false;
         }
         *self.file.write() = copy;
         true
+    }
+
+    /// What `look` finds in its content, and not in what a rewrite in place is just making of the file that it
+    /// was.
+    ///
+    /// # Errors
+    /// Those of `look`.
+    pub fn seen<T>(&self, mut look: impl FnMut(&File) -> Result<T, Errno>) -> Result<T, Errno> {
+        let mut file = self.file();
+        loop {
+            let found = look(&file);
+            let now = self.file();
+            if Arc::ptr_eq(&file, &now) {
+                return found;
+            }
+            file = now;
+        }
     }
 }

@@ -116,7 +116,12 @@ impl Engine {
                 (Kind::Reader, Some(_)) if wish.spent => Answer::Fail(Errno::INTR),
                 (Kind::Reader, Some(current)) => {
                     let (caller, inode, from) = (wish.caller, wish.inode, wish.node);
-                    let pin = published.cloned();
+                    // Records may have been appended to it since: then it is read as what grows.
+                    let open = state.tree.alive(current).1;
+                    let pin = published.filter(|version| {
+                        open.as_ref().is_some_and(|open| Arc::ptr_eq(open, version))
+                    });
+                    let pin = pin.cloned();
                     state.redirect(caller, inode, from, current, pin, None);
                     Answer::Fail(Errno::STALE)
                 }
