@@ -18,10 +18,6 @@ use std::time::Duration;
 /// How long the kernel may believe what it was told of a name or of attributes that only a change
 /// behind the mount's back can make wrong.
 pub const VALID: Duration = Duration::from_secs(1);
-/// The same for a thread on its way to what it was sent to: so that the kernel, which judges access by them
-/// next, does not ask for the attributes that it has just got. What a program itself changes, it does not
-/// believe any longer.
-const ARRIVING: Duration = Duration::from_millis(10);
 
 /// What a name stands for.
 #[derive(Clone, Debug)]
@@ -76,11 +72,6 @@ impl Attributes {
 
     fn at_most(mut self, valid: Duration) -> Self {
         self.valid = self.valid.min(valid);
-        self
-    }
-
-    fn arriving(mut self) -> Self {
-        self.valid = self.valid.max(ARRIVING);
         self
     }
 }
@@ -297,7 +288,6 @@ impl Engine {
             Claim {
                 superseded: true, ..
             } => attributes.superseded(),
-            Claim { arriving: true, .. } => attributes.arriving(),
             Claim { private: true, .. } => attributes,
             _ => attributes.at_most(valid),
         });
@@ -450,8 +440,6 @@ pub(super) struct Claim {
     pub calm: bool,
     /// It is to be shown as what it is: a version without a name.
     pub superseded: bool,
-    /// Its thread was sent to it, and will open it next.
-    pub arriving: bool,
 }
 
 /// Claims the node id that a thread gets for an inode. Under the same lock as what found the
@@ -471,7 +459,6 @@ pub(super) fn claim(state: &mut State, caller: Caller, key: Key) -> Result<Claim
             && node == inode.current
             && !state.redirects.contains_key(&caller.tid),
         superseded: false,
-        arriving: false,
     })
 }
 

@@ -156,7 +156,11 @@ impl Engine {
             (inode, spent)
         };
         let Some(inode) = inode else {
-            return done(Err(Errno::STALE));
+            // The kernel looks the name up again, but once.
+            return done(Err(match spent {
+                true => Errno::INTR,
+                false => Errno::STALE,
+            }));
         };
         let wish = Wish {
             caller,

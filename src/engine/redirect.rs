@@ -243,7 +243,6 @@ impl State {
             private: true,
             calm: false,
             superseded,
-            arriving: true,
         })
     }
 }
