@@ -29,10 +29,18 @@ def measure(names, all_places, rounds):
         for name in names:
             print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
             for target in targets[first:] + targets[:first]:
-                if target in rows.ROWS[name].on:
+                if target not in rows.ROWS[name].on:
+                    continue
+                try:
                     said = rows.ROWS[name].measure(all_places[target])
-                    for part, value in said.items():
-                        results[name].setdefault(target, {}).setdefault(part, []).append(value)
+                except fsmount.Failed as failure:
+                    if all_places[target].latchfs or target == "bare":
+                        raise
+                    # Another mirror's limit (passthrough_ll holds a descriptor for every file) ends no run.
+                    print(f"left out: {name}: {failure}", file=sys.stderr)
+                    continue
+                for part, value in said.items():
+                    results[name].setdefault(target, {}).setdefault(part, []).append(value)
     return results
 
 
