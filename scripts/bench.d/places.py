@@ -59,10 +59,15 @@ class Place:
         """How an update keeps a promise here: by a plain close in latchfs, elsewhere by hand."""
         return "plain" if self.latchfs else promise
 
+    def credentials(self):
+        """What subprocess needs to start a program as the user of this place."""
+        if not self.user:
+            return {}
+        return {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []}
+
     def run(self, *command, **more):
         """A command as the user of this place."""
-        if self.user:
-            more.update(user=self.user.pw_uid, group=self.user.pw_gid, extra_groups=[])
+        more.update(self.credentials())
         command = [str(word) for word in command]
         try:
             done = subprocess.run(command, timeout=LIMIT, text=True, stdin=subprocess.DEVNULL,

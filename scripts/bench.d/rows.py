@@ -301,9 +301,8 @@ os._exit(0)
 @contextlib.contextmanager
 def running(place, script, *arguments):
     """A Python program that has said that it is ready."""
-    more = {"user": place.user.pw_uid, "group": place.user.pw_gid, "extra_groups": []} if place.user else {}
     with subprocess.Popen(["python3", "-c", script, *map(str, arguments)], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True, **more) as process:
+                          stdout=subprocess.PIPE, text=True, **place.credentials()) as process:
         if process.stdout.readline() != "ready\n":
             raise fsmount.Failed(f"{place.target}: a program of the row did not start")
         try:

@@ -156,20 +156,19 @@ impl Engine {
 
     /// The file a handle reads from; `None` if its content is empty.
     fn readable(&self, handle: u64) -> Result<Option<Source>, Errno> {
+        let plain = |file, limit, base| Source {
+            file,
+            version: None,
+            limit,
+            base,
+        };
         let of_version = |version: Arc<Version>| Source {
-            file: version.file(),
-            version: Some(version),
-            limit: None,
-            base: None,
+            version: Some(version.clone()),
+            ..plain(version.file(), None, None)
         };
         Ok(match self.target(handle)? {
             Target::Version(version) => Some(of_version(version)),
-            Target::Direct(direct) => Some(Source {
-                file: direct.file.clone(),
-                version: None,
-                limit: None,
-                base: None,
-            }),
+            Target::Direct(direct) => Some(plain(direct.file.clone(), None, None)),
             Target::Append(appender) if appender.readable => {
                 let last = appender.version();
                 match self.version_to_append(appender.inode, Some(last.clone())) {
@@ -182,12 +181,8 @@ impl Engine {
             Target::Transaction(transaction, _) => {
                 let inner = transaction.inner.lock();
                 let base = inner.base.clone().filter(|_| inner.shadow.is_none());
-                inner.content().map(|content| Source {
-                    file: content.file,
-                    version: None,
-                    limit: content.limit,
-                    base,
-                })
+                let content = inner.content();
+                content.map(|content| plain(content.file, content.limit, base))
             }
         })
     }

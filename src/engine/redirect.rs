@@ -73,6 +73,15 @@ enum Found {
     Nothing,
 }
 
+impl Spent {
+    /// Notes what a LOOKUP of a name gave it; what it had from the one before.
+    fn looks(&mut self, parent: Key, name: &OsStr, found: Found) -> Found {
+        let name = Arc::from(name);
+        self.at = Some(Name { parent, name });
+        std::mem::replace(&mut self.found, found)
+    }
+}
+
 fn is_among(names: &[Name], parent: Key, name: &OsStr) -> bool {
     let mut names = names.iter();
     names.any(|n| n.parent == parent && *n.name == *name)
@@ -270,10 +279,7 @@ impl Engine {
         let (Some(spent), Some(inode)) = (state.spent.get_mut(&tid), state.tree.inode(key)) else {
             return left_behind;
         };
-        let name = Arc::from(name);
-        spent.at = Some(Name { parent, name });
-        let missed = std::mem::replace(&mut spent.found, Found::File) == Found::Nothing;
-        if missed {
+        if spent.looks(parent, name, Found::File) == Found::Nothing {
             // Either its open(2) went on to create the file, and another was faster; or it has
             // failed, and this LOOKUP is for something else, and must not take a lease.
             spent.writer = None;
@@ -314,9 +320,7 @@ impl Engine {
                 state.send_elsewhere(caller.tid, None);
             }
             if let Some(spent) = state.spent.get_mut(&caller.tid) {
-                let name = Arc::from(name);
-                spent.at = Some(Name { parent, name });
-                spent.found = Found::Nothing;
+                spent.looks(parent, name, Found::Nothing);
             }
             redirect.and_then(|r| r.transaction)
         };
