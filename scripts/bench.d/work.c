@@ -351,33 +351,48 @@ static void create_files(char **argv) {
 }
 
 /* From the close() of one process to the return of the open() of another that waited for it. */
+/* Two writers that are no relations: what a parent and its child share has to be looked for in more places. */
 static void hand_over(char **argv) {
     long count = atol(argv[2]);
     int64_t *samples = calloc((size_t)count, sizeof *samples);
-    int64_t *opened_at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    must(opened_at != MAP_FAILED, "mmap");
+    struct { int64_t closes, opened; } *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    must(at != MAP_FAILED, "mmap");
     update(argv[1], "content", 7, "plain");
-    for (long i = 0; i < count; i++) {
-        int fd = opened(argv[1], O_RDWR);
-        pid_t child = fork();
-        must(child >= 0, "fork");
-        if (child == 0) {
-            close(fd);
-            int own = opened(argv[1], O_RDWR);
-            *opened_at = now();
-            close(own);
-            _exit(0);
+    int order[2][2], done[2];
+    pid_t writers[2];
+    must(pipe(done) == 0, "pipe");
+    for (int w = 0; w < 2; w++) {
+        must(pipe(order[w]) == 0, "pipe");
+        writers[w] = fork();
+        must(writers[w] >= 0, "fork");
+        if (writers[w] > 0) continue;
+        /* At the first order it opens the file, at the next it closes it. */
+        for (char byte; read(order[w][0], &byte, 1) == 1;) {
+            int fd = opened(argv[1], O_WRONLY);
+            if (w == 1) at->opened = now();
+            must(write(done[1], "", 1) == 1, "write");
+            must(read(order[w][0], &byte, 1) == 1, "read");
+            if (w == 0) at->closes = now();
+            must(close(fd) == 0, "close");
+            must(write(done[1], "", 1) == 1, "write");
         }
+        _exit(0);
+    }
+    for (long i = 0; i < count; i++) {
+        char bytes[3];
+        must(write(order[0][1], "", 1) == 1 && read(done[0], bytes, 1) == 1, "the first writer opens");
+        must(write(order[1][1], "", 1) == 1, "the second waits");
         struct timespec pause = {.tv_nsec = 1000000};
         for (int calm = 0; calm < 5;) {
             nanosleep(&pause, NULL);
-            calm = asleep(child) ? calm + 1 : 0;
+            calm = asleep(writers[1]) ? calm + 1 : 0;
         }
-        int64_t began = now();
-        must(close(fd) == 0, "close");
-        must(waitpid(child, NULL, 0) == child, "waitpid");
-        samples[i] = *opened_at - began;
+        must(write(order[0][1], "", 1) == 1, "the first closes");
+        for (int got = 0; got < 2;) got += (int)read(done[0], bytes, 1);
+        samples[i] = at->opened - at->closes;
+        must(write(order[1][1], "", 1) == 1 && read(done[0], bytes, 1) == 1, "the second closes");
     }
+    for (int w = 0; w < 2; w++) must(kill(writers[w], SIGKILL) == 0 && waitpid(writers[w], NULL, 0) > 0, "kill");
     print_samples(samples, count);
 }
 

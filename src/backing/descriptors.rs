@@ -23,6 +23,18 @@ pub fn check(any: impl AsFd) -> Result<(), Errno> {
     }
 }
 
+/// What was opened to stay open, if it may. The same for what takes no more than that one descriptor, and
+/// can be closed again.
+///
+/// # Errors
+/// `EMFILE` if it is one of those that are reserved.
+pub fn staying<T: AsFd>(opened: T) -> Result<T, Errno> {
+    match may_stay(&opened) {
+        true => Ok(opened),
+        false => Err(Errno::MFILE),
+    }
+}
+
 /// May this descriptor stay open?
 pub fn may_stay(fd: impl AsFd) -> bool {
     let limit = getrlimit(Resource::Nofile).current;

@@ -226,6 +226,11 @@ impl Engine {
             if !flushed {
                 inner.unclosed = inner.unclosed.saturating_sub(1);
             }
+            let alone = inner.handles == 0 && !inner.readable;
+            if alone && inner.phase == Phase::Ended(Ok(())) {
+                drop(inner);
+                return self.state.lock().tree.keep_node(transaction);
+            }
             if inner.handles > 0 || inner.phase != Phase::Open {
                 return;
             }

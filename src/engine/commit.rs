@@ -457,7 +457,8 @@ impl Engine {
                 }
             }
             // It is the file by now, and the same as before.
-            let seen = Seen::of(&rustix::fs::fstat(shadow.file()).unwrap_or(own));
+            let now = rustix::fs::fstat(shadow.file()).unwrap_or(own);
+            let seen = Seen::of(&now);
             let mut dirs = vec![dir.clone()];
             for other in &more {
                 let to = self.dir(other.parent)?;
@@ -471,7 +472,7 @@ impl Engine {
                 })?;
                 dirs.push(to);
             }
-            let may_change = self.may_be_rewritten(&dir, shadow.file());
+            let may_change = self.may_be_rewritten(&dir, shadow.file(), &now);
             let version = self.new_version(key, shadow.file().clone(), may_change, true);
             let mut state = self.state.lock();
             state.tree.published(key, seen.identity, &version);

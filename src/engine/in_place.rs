@@ -73,19 +73,19 @@ impl Engine {
     }
 
     /// May a later commit have to rewrite this file of `dir`? Then the kernel must not read it by
-    /// itself.
-    pub(super) fn may_be_rewritten(&self, dir: &Dir, file: &File) -> bool {
+    /// itself. `of_file`: what the file is like.
+    pub(super) fn may_be_rewritten(&self, dir: &Dir, file: &File, of_file: &Stat) -> bool {
         if !self.privileged {
             // Nothing is read by the kernel itself.
             return false;
         }
-        let (Ok(of_dir), Ok(of_file)) = (dir.stat(), rustix::fs::fstat(file)) else {
+        let Ok(of_dir) = dir.stat() else {
             return true;
         };
         let acls = || self.acls && (has_acl(dir) || has_acl(file));
         of_file.st_nlink > 1
             || of_dir.st_dev != self.root_identity.dev
-            || !every_writer_may_replace(&of_dir, &of_file, acls)
+            || !every_writer_may_replace(&of_dir, of_file, acls)
     }
 
     /// Rewrites the file's inode, which is to be still as `stat` tells.
@@ -273,7 +273,8 @@ impl Engine {
                 dirs.push(self.publish_again(&dir, name, other)?);
             }
         }
-        let may_change = self.may_be_rewritten(&dir, shadow.file());
+        let now = rustix::fs::fstat(shadow.file());
+        let may_change = now.map_or(true, |now| self.may_be_rewritten(&dir, shadow.file(), &now));
         let version = self.new_version(key, shadow.file().clone(), may_change, true);
         self.state
             .lock()

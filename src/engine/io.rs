@@ -6,9 +6,9 @@ use super::lookup::Listing;
 use super::transaction::{Phase, Transaction};
 use super::version::{KernelFile, Version};
 use super::{Caller, Done, Engine};
-use crate::backing::Errno;
 use crate::backing::kept::is_lack_of_room;
 use crate::backing::shadow::{self, Shadow, errno};
+use crate::backing::{Errno, descriptors};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, OnceLock};
 use log::warn;
@@ -404,7 +404,6 @@ impl Engine {
         if let Some(shadow) = transaction.inner.lock().writable() {
             return Ok(shadow);
         }
-        self.check_descriptors()?;
         let _copying = transaction.copying.lock();
         let (from, attributes) = {
             let inner = transaction.inner.lock();
@@ -449,6 +448,7 @@ impl Engine {
             }
             Err(errno) => return Err(errno),
         };
+        descriptors::staying(&**shadow.file())?;
         if let Some(from) = from {
             shadow::clone_content(&from.file, shadow.file(), from.length()?)?;
         }

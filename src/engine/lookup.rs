@@ -18,6 +18,9 @@ use std::time::Duration;
 /// How long the kernel may believe what it was told of a name or of attributes that only a change
 /// behind the mount's back can make wrong.
 pub const VALID: Duration = Duration::from_secs(1);
+/// How long the kernel may believe the attributes of a private version that it was told on its opener's way
+/// there: until the open, which takes them back. So it need not ask in between for whether its opener may.
+const ARRIVING: Duration = Duration::from_millis(10);
 
 /// What a name stands for.
 #[derive(Clone, Debug)]
@@ -67,6 +70,11 @@ impl Attributes {
         self.stat.st_nlink = 0;
         // Or the kernel would ask again, and be told of the file.
         self.valid = VALID;
+        self
+    }
+
+    fn at_least(mut self, valid: Duration) -> Self {
+        self.valid = self.valid.max(valid);
         self
     }
 
@@ -288,6 +296,7 @@ impl Engine {
             Claim {
                 superseded: true, ..
             } => attributes.superseded(),
+            Claim { arriving: true, .. } => attributes.at_least(ARRIVING),
             Claim { private: true, .. } => attributes,
             _ => attributes.at_most(valid),
         });
@@ -438,6 +447,8 @@ pub(super) struct Claim {
     pub private: bool,
     /// Nobody writes the file, and it has one name: what is told may be believed for a while.
     pub calm: bool,
+    /// Its attributes may be believed until the caller, whom it is for, has opened it.
+    pub arriving: bool,
     /// It is to be shown as what it is: a version without a name.
     pub superseded: bool,
 }
@@ -453,11 +464,14 @@ pub(super) fn claim(state: &mut State, caller: Caller, key: Key) -> Result<Claim
         node,
         reported: inode.reported,
         private: in_flight.is_some_and(|t| t.node == node),
-        calm: in_flight.is_none()
-            && !inode.linked
-            && !state.telling.contains_key(&key)
-            && node == inode.current
-            && !state.redirects.contains_key(&caller.tid),
+        // A directory is one whoever asks, also who is sent to look again and passes it.
+        calm: inode.kind == FileType::Directory
+            || in_flight.is_none()
+                && !inode.linked
+                && !state.telling.contains_key(&key)
+                && node == inode.current
+                && !state.redirects.contains_key(&caller.tid),
+        arriving: state.is_arriving(caller.tid, node),
         superseded: false,
     })
 }

@@ -13,7 +13,7 @@ use super::waiting::Parked;
 use super::{Caller, Done, Engine, State};
 use crate::backing::shadow::Shadow;
 use crate::backing::store::Store;
-use crate::backing::{Dir, Errno, Identity, Stamp, Stat, identity, stamp};
+use crate::backing::{Dir, Errno, Identity, Stamp, Stat, descriptors, identity, stamp};
 use crate::config::Readers;
 use crate::leases::{Acquire, Kind, OwnerId, Wanted};
 use crate::rules::Policy;
@@ -563,12 +563,11 @@ impl Engine {
             if self.is_torn(key) {
                 return Err(Errno::IO);
             }
-            self.check_descriptors()?;
             let file = dir.open_file(name, OFlags::RDONLY, identity);
-            let file = file.map_err(gone)?;
+            let file = descriptors::staying(file.map_err(gone)?)?;
             let stat = rustix::fs::fstat(&file)?;
             let (linked, stamp) = (stat.st_nlink > 1, stamp(&stat));
-            let may_change = self.may_be_rewritten(dir, &file);
+            let may_change = self.may_be_rewritten(dir, &file, &stat);
             let version = self.new_version(key, Arc::new(file), may_change, false);
             // Somebody may have opened it meanwhile; all must share one.
             let mut state = self.state.lock();
@@ -657,9 +656,14 @@ impl Engine {
             inner.handles += 1;
             inner.unclosed += u32::from(flags.changes());
             inner.mappable |= flags.read_write;
+            inner.readable |= !flags.write || flags.read_write;
             inner.appends |= flags.append;
             first
         };
+        if let (true, Some(kernel)) = (first, self.kernel.get()) {
+            // They were believed on the way here only.
+            kernel.drop_attributes(transaction.node);
+        }
         let ready = self.prepare(transaction, wish, first);
         if let Err(errno) = ready {
             self.drop_handle_of(transaction, !flags.changes());
@@ -809,6 +813,7 @@ impl Engine {
             inner.handles = 1;
             inner.unclosed = 1;
             inner.mappable = flags.read_write;
+            inner.readable = !flags.write || flags.read_write;
             inner.appends = flags.append;
             inner.watch = watch;
             drop(inner);
@@ -838,7 +843,7 @@ impl Engine {
         };
         let entry = self.make(caller, parent, name, mode.umask, make)?;
         let created = created.map(|(dir, file)| {
-            let may_change = self.may_be_rewritten(&dir, &file);
+            let may_change = self.may_be_rewritten(&dir, &file, &rustix::fs::fstat(&file)?);
             let key = self.key_of(entry.node)?;
             Ok(self.new_version(key, Arc::new(file), may_change, false))
         });

@@ -221,6 +221,12 @@ impl State {
         }
     }
 
+    /// Is a thread sent to this node id of a transaction of its own, which nobody else was told of?
+    pub(super) fn is_arriving(&self, tid: u32, node: NodeId) -> bool {
+        let redirect = self.redirects.get(&tid).filter(|r| r.target == node);
+        redirect.is_some_and(|r| r.transaction.is_some())
+    }
+
     /// A thread that is sent to its transaction finds it by this name.
     pub(super) fn came_by(&self, caller: Caller, parent: Key, name: &OsStr) {
         let redirect = self.redirects.get(&caller.tid);
@@ -251,6 +257,7 @@ impl State {
             reported: self.tree.inode(key)?.reported,
             private: true,
             calm: false,
+            arriving: self.is_arriving(caller.tid, node),
             superseded,
         })
     }

@@ -120,6 +120,8 @@ pub struct Inner {
     pub closed_elsewhere: bool,
     /// It has a handle that can be mapped for writing.
     pub mappable: bool,
+    /// It has a handle that can be read, or mapped, or had one.
+    pub readable: bool,
     /// It has a handle with `O_APPEND`, or had one.
     pub appends: bool,
     /// Processes that were seen to have it mapped for writing.
@@ -213,6 +215,7 @@ impl Transaction {
                 last_writer_closed: false,
                 closed_elsewhere: false,
                 mappable: false,
+                readable: false,
                 appends: false,
                 mapped_by: HashSet::new(),
                 watch: None,

@@ -534,6 +534,32 @@ impl Tree {
         }
     }
 
+    /// The node id of a transaction that has ended, and that nobody has open, becomes that of the version that it
+    /// left, if the kernel was told of no other. So its writer's next walk finds what the kernel has of the
+    /// name still.
+    pub fn keep_node(&mut self, transaction: &Transaction) {
+        let (key, id) = (transaction.inode, transaction.node);
+        let Some(current) = self.inode(key).map(|inode| inode.current) else {
+            return;
+        };
+        let pins = match self.inode(Key(current.0)) {
+            Some(inode) => inode.pins,
+            None => self.nodes.get(&current).map_or(0, |node| node.pins),
+        };
+        if pins > 0 || self.is_known(current) || !self.is_known(id) {
+            return;
+        }
+        let open = self.alive(current).1;
+        let version = open.map_or_else(Weak::new, |open| Arc::downgrade(&open));
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.content = Content::Version(version);
+        }
+        if let Some(inode) = self.inodes.get_mut(&key) {
+            inode.current = id;
+        }
+        self.drop_node_if_unused(current);
+    }
+
     /// An inode is about to lose a name, perhaps its last; this is what it is like.
     pub fn remember(&mut self, key: Key, last: Option<Last>) {
         if let Some(inode) = self.inodes.get_mut(&key) {

@@ -4,6 +4,7 @@
 mod convert;
 mod lock_kind;
 mod opened;
+mod readers;
 pub mod replace;
 pub mod session;
 mod walker;
@@ -32,6 +33,7 @@ use fuser::{
 };
 use log::{debug, info, trace, warn};
 use opened::{created_flags, send_opened};
+use readers::Readers;
 use rustix::fs::FileType;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -53,6 +55,7 @@ pub struct Adapter {
     passthrough: bool,
     /// For what fuser does not tell of requests for locks.
     memory: lock_kind::Memory,
+    readers: Readers,
 }
 
 impl Adapter {
@@ -61,6 +64,7 @@ impl Adapter {
     pub fn new(engine: Arc<Engine>, device: Device, at_end: Box<dyn Fn() + Send + Sync>) -> Self {
         Self {
             engine,
+            readers: Readers::new(device.clone()),
             device,
             at_end,
             passthrough: false,
@@ -393,6 +397,7 @@ impl fuser::Filesystem for Adapter {
         });
         let caller = caller(request);
         self.engine.write(caller, fh.0, placement, data, done);
+        self.readers.rest();
     }
 
     fn flush(
@@ -406,6 +411,7 @@ impl fuser::Filesystem for Adapter {
         let (caller, done) = (caller(request), empty(reply));
         self.engine
             .close(caller, node(ino), fh.0, lock_owner.0, done);
+        self.readers.rest();
     }
 
     fn getlk(

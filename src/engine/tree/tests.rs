@@ -28,6 +28,8 @@ enum Step {
     Write(usize, usize),
     Commit(usize),
     Abort(usize),
+    /// The last handle of a transaction that has ended goes.
+    Release(usize),
     Pin(usize),
     Unpin(usize),
     Forget(usize, u64),
@@ -45,6 +47,7 @@ enum Flaw {
     OtherLinksAreForgotten,
     RemovedNamesStay,
     CommitsKeepTheNodeId,
+    WritersNodesAreLost,
 }
 
 /// A file of the model.
@@ -69,6 +72,8 @@ struct World {
     /// What the kernel holds: whose node id, and how often it was told of it.
     kernel: BTreeMap<NodeId, (usize, u64)>,
     keys: BTreeSet<Key>,
+    /// Transactions that have ended, and their files.
+    ended: Vec<(usize, Arc<Transaction>)>,
     version: Arc<Version>,
     flaw: Option<Flaw>,
 }
@@ -88,6 +93,7 @@ impl World {
             files: vec![root],
             kernel: BTreeMap::from([(ROOT_NODE, (0, 1))]),
             keys: BTreeSet::from([ROOT]),
+            ended: Vec::new(),
             version: Version::new(Arc::new(content), false),
             flaw,
         }
@@ -328,6 +334,28 @@ impl World {
                 true => self.commit(file, &transaction),
                 false => self.abort(file, &transaction),
             }
+            self.ended.push((file, transaction));
+        }
+    }
+
+    fn release(&mut self, nth: usize) {
+        let Some(nth) = nth.checked_rem(self.ended.len()) else {
+            return;
+        };
+        let (file, transaction) = self.ended.swap_remove(nth);
+        self.tree.keep_node(&transaction);
+        let file = &mut self.files[file];
+        let Some(current) = file.current.filter(|_| file.key == Some(transaction.inode)) else {
+            return;
+        };
+        let on_the_way = match current == first_node(transaction.inode) {
+            true => !file.pins.is_empty(),
+            false => file.pins.contains(&current),
+        };
+        let known = |node| self.kernel.contains_key(&node);
+        let lost = self.flaw == Some(Flaw::WritersNodesAreLost);
+        if known(transaction.node) && !known(current) && !on_the_way && !lost {
+            file.current = Some(transaction.node);
         }
     }
 
@@ -400,6 +428,7 @@ impl World {
             Step::Write(dir, name) => self.write(self.place(dir, name))?,
             Step::Commit(nth) => self.end(nth, true),
             Step::Abort(nth) => self.end(nth, false),
+            Step::Release(nth) => self.release(nth),
             Step::Pin(nth) => {
                 let held: Vec<_> = self.kernel.iter().map(|(id, (f, _))| (*id, *f)).collect();
                 let (node, file) = held[nth % held.len()];
@@ -568,6 +597,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (any(), any()).prop_map(|(dir, name)| Step::Write(dir, name)),
         3 => any().prop_map(Step::Commit),
         1 => any().prop_map(Step::Abort),
+        2 => any().prop_map(Step::Release),
         1 => any().prop_map(Step::Pin),
         1 => any().prop_map(Step::Unpin),
         6 => (any(), 1..4_u64).prop_map(|(nth, times)| Step::Forget(nth, times)),
@@ -604,6 +634,7 @@ fn the_comparison_with_the_model_notices_every_flaw() {
         Flaw::OtherLinksAreForgotten,
         Flaw::RemovedNamesStay,
         Flaw::CommitsKeepTheNodeId,
+        Flaw::WritersNodesAreLost,
     ] {
         let config = Config {
             max_shrink_iters: 0,
@@ -614,6 +645,33 @@ fn the_comparison_with_the_model_notices_every_flaw() {
             compare(&steps, Some(flaw)).map_err(TestCaseError::fail)
         });
         assert!(matches!(result, Err(TestError::Fail(..))), "{flaw:?}");
+    }
+}
+
+#[test]
+fn a_writers_node_id_is_the_files_unless_the_kernel_knows_the_other() {
+    for (known, pinned) in [(false, false), (true, false), (false, true)] {
+        let mut world = World::new(None);
+        let place = (0, "a");
+        world.write(place).expect("a file being created");
+        let transaction = world.files[1].transaction.clone().expect("a transaction");
+        world.end(0, true);
+        let (key, first) = (transaction.inode, first_node(transaction.inode));
+        if known {
+            world.tree.looked_up(first);
+        }
+        if pinned {
+            world.tree.pin(key, first);
+        }
+        world.tree.keep_node(&transaction);
+        let current = world.tree.inode(key).expect("an inode").current;
+        let expected = match known || pinned {
+            true => first,
+            false => transaction.node,
+        };
+        assert_eq!(current, expected, "known: {known}, pinned: {pinned}");
+        let alive = world.tree.alive(current).1;
+        assert!(alive.is_some_and(|open| Arc::ptr_eq(&open, &world.version)));
     }
 }
 
