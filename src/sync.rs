@@ -1,8 +1,11 @@
 //! Every synchronisation type of the crate comes from here, so that a model checker can take
-//! their place: with the feature `shuttle` it does (tests/threads).
+//! their place: with the feature `shuttle` it does (tests/threads). With the feature `lock-times` each lock
+//! notes how long it is held (scripts/bench --locks).
 
 #[cfg(feature = "shuttle")]
 mod shuttled;
+#[cfg(feature = "lock-times")]
+pub mod timed;
 
 pub use std::sync::{Arc, OnceLock, Weak};
 
@@ -11,7 +14,10 @@ pub use shuttled::*;
 
 #[cfg(not(feature = "shuttle"))]
 pub use dashmap::DashMap;
-#[cfg(not(feature = "shuttle"))]
+#[cfg(feature = "lock-times")]
+pub use timed::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+#[cfg(not(any(feature = "shuttle", feature = "lock-times")))]
 pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(not(feature = "shuttle"))]
 pub use std::sync::{atomic, mpsc};

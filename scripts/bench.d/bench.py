@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
 
 import charts  # noqa: E402
 import fsmount  # noqa: E402
+import locks_of  # noqa: E402
 import places  # noqa: E402
 import report  # noqa: E402
 import requests_of  # noqa: E402
@@ -59,7 +60,9 @@ def options():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--charts", action="store_true")
     parser.add_argument("--requests", action="store_true")
+    parser.add_argument("--locks", action="store_true")
     parser.add_argument("--write", metavar="FILE")
+    parser.add_argument("--mark")
     parser.add_argument("--dir", required=True)
     parser.add_argument("--user")
     given = parser.parse_args()
@@ -87,6 +90,8 @@ def main():
         if given.requests:
             return report.put(given.write, "requests", requests_of.table(base, given))
         with places.image(base, given.fs, 16 << 30) as where:
+            if given.locks:
+                return report.put(given.write, "locks", locks_of.table(base, where, given))
             about = report.machine(where, given)
             all_places = places.make(base, where, given)
             if given.charts:
@@ -94,7 +99,7 @@ def main():
             else:
                 names = [name for name in rows.ROWS if not given.row or name in given.row]
                 results = middle(measure(names, all_places, given.rounds))
-                report.put(given.write, given.fs, report.table(results, given.targets, about))
+                report.put(given.write, given.mark or given.fs, report.table(results, given.targets, about))
             places.unmount(all_places, given)
 
 

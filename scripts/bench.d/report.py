@@ -11,6 +11,19 @@ import rows
 SCALE = {"us": 1e6, "ms": 1e3}
 
 
+HALT_POLL = "/sys/module/haltpoll/parameters/guest_halt_poll_ns"
+
+
+def halt_poll():
+    """What idle processors of a virtual machine do before they leave it, if that is known."""
+    try:
+        with open(HALT_POLL) as f:
+            limit = int(f.read())
+    except OSError:
+        return ""
+    return f"; idle processors poll for up to {limit // 1000} us" if limit else "; idle processors do not poll"
+
+
 def machine(where, options):
     model = platform.machine()
     with open("/proc/cpuinfo") as f:
@@ -22,7 +35,7 @@ def machine(where, options):
     load = " ".join(f"{value:.2f}" for value in os.getloadavg())
     peer = os.path.basename(options.passthrough or "")
     return (f"{model}, {cpus} CPUs, Linux {platform.release()}; {fsmount.filesystem_of(where)}"
-            f"{'' if options.fs == 'disk' else ' on a loop device'}; load {load} at the start; "
+            f"{'' if options.fs == 'disk' else ' on a loop device'}{halt_poll()}; load {load} at the start; "
             f"median of {options.rounds} rounds{f'; passthrough is {peer}' if peer else ''}"
             + ("; QUICK, the numbers mean nothing" if options.quick else ""))
 

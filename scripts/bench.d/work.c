@@ -316,7 +316,13 @@ static void writers(char **argv) {
     for (long i = 0; i < threads; i++) {
         all[i] = (struct writer){.data = data, .mode = argv[5], .size = (size_t)size, .count = count,
                                  .samples = samples + i * count};
-        snprintf(all[i].path, sizeof all[i].path, "%s/writer%ld", argv[1], i);
+        if (strcmp(argv[0], "writers-apart") == 0) {
+            snprintf(all[i].path, sizeof all[i].path, "%s/directory%ld", argv[1], i);
+            must(mkdir(all[i].path, 0755) == 0, all[i].path);
+            snprintf(all[i].path, sizeof all[i].path, "%s/directory%ld/writer", argv[1], i);
+        } else {
+            snprintf(all[i].path, sizeof all[i].path, "%s/writer%ld", argv[1], i);
+        }
         update(all[i].path, data, (size_t)size, argv[5]);
     }
     int64_t began = now();
@@ -413,6 +419,7 @@ static const struct {
     {"append", 3, append},                             /* FILE TIMES held|close|sync */
     {"write", 2, write_file},                          /* FILE MIB */
     {"writers", 5, writers},                           /* DIRECTORY THREADS TIMES SIZE MODE */
+    {"writers-apart", 5, writers},                     /* the same, in a directory each */
     {"create", 4, create_files},                       /* DIRECTORY FILES SIZE MODE */
     {"hand-over", 2, hand_over},                       /* FILE TIMES */
 };

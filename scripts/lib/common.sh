@@ -28,20 +28,26 @@ find_cargo() {
 
 # release_binary: sets LATCHFS to an absolute path, building first where that is possible (a build
 # of what is built already takes no time, and a stale binary would prove nothing).
-# A LATCHFS that the caller has set is taken as it is.
+# A LATCHFS that the caller has set is taken as it is. release_binary FEATURE: with a feature of Cargo.toml, in
+# a directory of its own.
 release_binary() {
+    local feature=${1:-} options=()
     if [ -n "${LATCHFS:-}" ]; then
         [ -x "$LATCHFS" ] || die "LATCHFS=$LATCHFS is not an executable file"
         LATCHFS=$(realpath -- "$LATCHFS")
         return
     fi
     local target=${CARGO_TARGET_DIR:-$ROOT/target}
+    if [ -n "$feature" ]; then
+        target+=/$feature
+        options=(--features "$feature" --target-dir "$target")
+    fi
     if ! find_cargo; then
         [ -x "$target/release/latchfs" ] || die "cargo is missing: install Rust (https://rustup.rs), then run this again"
     elif [ -x "$target/release/latchfs" ] && [ ! -w "$target/release" ]; then
         : # another user's build, good enough to run
     else
-        (cd "$ROOT" && cargo build --release --bin latchfs >&2) ||
+        (cd "$ROOT" && cargo build --release --bin latchfs "${options[@]}" >&2) ||
             die "cargo build --release failed"
     fi
     # A relative CARGO_TARGET_DIR is relative to where cargo ran.

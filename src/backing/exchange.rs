@@ -114,7 +114,8 @@ pub fn is_safe_in(dir: &Dir) -> Result<bool, Errno> {
 
 /// Makes a shadow the file `name` of `dir` if that is still what `expected` tells, in one step for
 /// everyone who looks. With `anyway`, whatever it is unless a directory; the answer tells. Where the
-/// file system can't exchange names, nothing is looked at.
+/// file system can't exchange names, nothing is looked at. What was replaced is left to
+/// [`Store::discard_what_is_left`].
 ///
 /// # Errors
 /// As renameat2(2).
@@ -155,7 +156,7 @@ pub fn replace_if(
     let directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
     let same = Seen::of(&found) == Seen::of(expected);
     if same || anyway && !directory {
-        store.discard(temp);
+        store.discard_later(temp);
         return Ok(match same {
             true => Exchanged::Done,
             false => Exchanged::Instead(found),
@@ -229,7 +230,9 @@ mod tests {
 
         fn replace(&self, shadow: &Shadow, expected: &Stat) -> Exchanged {
             let file = (&self.root, OsStr::new("f"));
-            replace_if(shadow, file, &self.store, expected, false).expect("an outcome")
+            let outcome = replace_if(shadow, file, &self.store, expected, false);
+            self.store.discard_what_is_left();
+            outcome.expect("an outcome")
         }
 
         fn leftovers(&self) -> usize {

@@ -15,7 +15,9 @@ use super::Errno;
 use crate::sync::Mutex;
 use rustix::fs::{fstat, fstatfs, fsync, major, minor};
 use std::collections::HashMap;
+use std::ffi::c_uint;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
@@ -50,12 +52,27 @@ impl Order {
     }
 }
 
+/// Begins to write out what was written to a range of a file, and does not wait for it (but where the device
+/// takes no more). What goes wrong is told to who waits for all of it.
+pub fn begin_write_out(file: &File, range: Range<u64>) {
+    let _ = sync_range(file, range, libc::SYNC_FILE_RANGE_WRITE);
+}
+
 fn write_out(file: &File) -> Result<(), Errno> {
     let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // No length: to the end.
+    sync_range(file, 0..0, all)
+}
+
+fn sync_range(file: &File, range: Range<u64>, flags: c_uint) -> Result<(), Errno> {
+    let (Ok(start), Ok(length)) = (range.start.try_into(), (range.end - range.start).try_into())
+    else {
+        return Err(Errno::INVAL);
+    };
     // SAFETY: a plain system call on a descriptor that is open for as long as `file` is borrowed.
-    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, all) };
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), start, length, flags) };
     match result {
         0 => Ok(()),
         _ => Err(super::shadow::errno(std::io::Error::last_os_error())),

@@ -51,7 +51,7 @@ pub struct Store {
     /// Tells the names of this daemon's life from those of an earlier one.
     epoch: u128,
     next: AtomicU64,
-    /// Names in `tmp` that could not be removed.
+    /// Names in `tmp` that are to be removed, or could not be.
     left: Mutex<Vec<OsString>>,
     /// BACKING, as people know it.
     shown: PathBuf,
@@ -192,15 +192,22 @@ impl Store {
     /// Removes a name of `tmp`, and those that could not be removed before. Where that fails, it is
     /// tried again with the next one, at the end of the mount, and by the next mount.
     pub fn discard(&self, name: OsString) {
-        let mut left = self.left.lock();
-        left.push(name);
-        left.retain(|name| !matches!(self.tmp.unlink(name), Ok(()) | Err(Errno::NOENT)));
+        self.discard_later(name);
+        self.discard_what_is_left();
     }
 
-    /// Removes what could not be removed before.
+    /// Has a name of `tmp` removed with the next ones that are: to free a large file takes long.
+    pub fn discard_later(&self, name: OsString) {
+        self.left.lock().push(name);
+    }
+
+    /// Removes what was to be removed later, and what could not be removed before.
     pub fn discard_what_is_left(&self) {
-        let left = std::mem::take(&mut *self.left.lock());
-        left.into_iter().for_each(|name| self.discard(name));
+        let mut left = std::mem::take(&mut *self.left.lock());
+        left.retain(|name| !matches!(self.tmp.unlink(name), Ok(()) | Err(Errno::NOENT)));
+        if !left.is_empty() {
+            self.left.lock().append(&mut left);
+        }
     }
 
     /// A name never used before in this store.

@@ -271,6 +271,8 @@ impl Engine {
         let turn = self.wait_for_turn(transaction.inode);
         let published = self.publish_with_records(&candidate, mark, &mut loose);
         drop(turn);
+        // Of the file that was replaced, before its directory is made durable.
+        self.store()?.discard_what_is_left();
         self.tell(loose);
         let published = published?;
         self.forget_broken(transaction.inode);

@@ -315,7 +315,7 @@ impl Engine {
     }
 
     fn write_to(
-        &self,
+        self: &Arc<Self>,
         transaction: &Arc<Transaction>,
         write: &Write,
         data: &[u8],
@@ -335,8 +335,14 @@ impl Engine {
             None => inner.dirty = true,
         }
         inner.written += data.len() as u64;
+        result?;
+        let end = write.placement.offset.saturating_add(data.len() as u64);
+        let piece = inner.ahead.piece(end);
         drop(inner);
-        result.map(|()| data.len() as u32)
+        if let Some(piece) = piece {
+            self.write_out(transaction, piece);
+        }
+        Ok(data.len() as u32)
     }
 
     /// Does something to a transaction's shadow, making it first if there is none; an error of it

@@ -8,6 +8,7 @@
 //!   were sent, and how they are led. [`waiting`]: the waiters, and the thread that looks after them.
 //! - [`append`]: files that grow by [`records`]; [`turn`]: whose turn it is; [`late`]: records that come
 //!   while a version is written. [`direct`]: files without versions. [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
+//! - [`ahead`]: what goes to the disk before the close.
 //! - [`close`]: what a close means. [`commit`]: how a version becomes the file, or does not;
 //!   [`in_place`] where it has to keep its inode, [`conflict`] where that is not what it was;
 //!   [`validation`]: what it must be; [`aside`]: what becomes of it if it does not.
@@ -18,6 +19,7 @@
 //! - `status`: what the mount tells of its files by attributes of its own.
 //! - [`superseded`]: how those who watch a version hear that it is not the file any more.
 
+mod ahead;
 pub mod append;
 mod aside;
 pub mod attributes;

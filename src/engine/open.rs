@@ -135,8 +135,7 @@ impl Engine {
         flags: OpenFlags,
         done: Done<Opened>,
     ) {
-        // Of /proc, so before any lock.
-        let writer = flags.changes().then(|| self.writer(caller));
+        let writer = flags.changes().then(|| self.writer_of_open(caller, node));
         if writer.is_some() && self.store.is_none() {
             return done(Err(Errno::ROFS));
         }
@@ -180,6 +179,12 @@ impl Engine {
             // The inode is whole, only nothing may get into it: who wants to write there will hear.
             _ => engine.grant(wish, done),
         });
+    }
+
+    /// Who opens a node id to write: known if it was sent there, or what `/proc` tells, which no lock is held for.
+    fn writer_of_open(&self, caller: Caller, node: NodeId) -> Writer {
+        let sent = self.state.lock().writer_sent_to(caller.tid, node);
+        sent.unwrap_or_else(|| self.writer(caller))
     }
 
     /// Decides about an open, and answers it unless it has to wait.

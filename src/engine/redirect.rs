@@ -223,8 +223,17 @@ impl State {
 
     /// Is a thread sent to this node id of a transaction of its own, which nobody else was told of?
     pub(super) fn is_arriving(&self, tid: u32, node: NodeId) -> bool {
-        let redirect = self.redirects.get(&tid).filter(|r| r.target == node);
-        redirect.is_some_and(|r| r.transaction.is_some())
+        self.sent_to(tid, node).is_some()
+    }
+
+    /// Who that was when the transaction began.
+    pub(super) fn writer_sent_to(&self, tid: u32, node: NodeId) -> Option<Writer> {
+        Some(self.sent_to(tid, node)?.writer.clone())
+    }
+
+    fn sent_to(&self, tid: u32, node: NodeId) -> Option<&Arc<Transaction>> {
+        let redirect = self.redirects.get(&tid).filter(|r| r.target == node)?;
+        redirect.transaction.as_ref()
     }
 
     /// A thread that is sent to its transaction finds it by this name.

@@ -1,5 +1,6 @@
 //! A writer's private version under construction.
 
+use super::ahead::Ahead;
 use super::conflict::Conflict;
 use super::tree::{Key, Name, NodeId};
 use super::version::Version;
@@ -153,6 +154,8 @@ pub struct Inner {
     pub detached: Option<Detached>,
     /// Bytes written so far.
     pub written: u64,
+    /// What of that is on its way to the disk.
+    pub ahead: Ahead,
     /// An fsync(2) is committing what was written so far.
     pub syncing: bool,
     /// What to do when that is over: a next fsync(2), or the end.
@@ -231,6 +234,7 @@ impl Transaction {
                 privileges_dropped: false,
                 detached: None,
                 written: 0,
+                ahead: Ahead::default(),
                 syncing: false,
                 after_sync: Vec::new(),
                 at_end: Vec::new(),

@@ -124,6 +124,11 @@ fn empty(reply: ReplyEmpty) -> crate::engine::Done<()> {
 /// Places 0 and 1 of a listing are `.` and `..`.
 const DOTS: u64 = 2;
 
+/// Of how many entries the first page of a listing tells the attributes. The kernel asks for those of every first
+/// page, not knowing whether anybody wants them, and for those of later ones if somebody has looked entries up
+/// meanwhile.
+const UNASKED: usize = 16;
+
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         // O_TRUNC has to come with its OPEN, not as a SETATTR before it.
@@ -542,12 +547,16 @@ impl fuser::Filesystem for Adapter {
         let mut page = Page::answering(&reply);
         let answer = self.answer(request, reply);
         let mut told = Vec::new();
+        let most = match offset {
+            0 => UNASKED,
+            _ => usize::MAX,
+        };
         let add = |name: &OsStr, reported, kind, next| {
             if !page.has_room(name) {
                 return true;
             }
             let dots = name.as_bytes() == b"." || name.as_bytes() == b"..";
-            let entry = match dots {
+            let entry = match dots || told.len() >= most {
                 true => None,
                 false => self.engine.look_up_listed(caller(request), fh.0, name).ok(),
             };

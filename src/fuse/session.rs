@@ -157,6 +157,8 @@ pub fn serve(config: MountConfig, tell: impl Fn(News)) -> Result<(), ServeError>
         config.mountpoint.display()
     );
     tell(News::Ready);
+    #[cfg(feature = "lock-times")]
+    crate::sync::timed::begin_report();
     let forced = run(&config, &engine, &inbox);
     if !forced {
         engine.release_all();
@@ -169,6 +171,8 @@ pub fn serve(config: MountConfig, tell: impl Fn(News)) -> Result<(), ServeError>
     }
     engine.settle_store();
     engine.stop_watching();
+    #[cfg(feature = "lock-times")]
+    crate::sync::timed::report();
     info!("{} is unmounted", config.mountpoint.display());
     Ok(())
 }
