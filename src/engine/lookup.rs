@@ -90,7 +90,14 @@ pub struct Listing {
     key: Key,
     /// `None` if it was removed before it was opened: it is empty then.
     dir: Option<Dir>,
-    entries: Mutex<Arc<Vec<Listed>>>,
+    read: Mutex<Read>,
+}
+
+/// The entries of a directory, and how many versions had been published when reading them began.
+#[derive(Clone, Debug, Default)]
+struct Read {
+    entries: Arc<Vec<Listed>>,
+    versions: u64,
 }
 
 impl Listing {
@@ -98,7 +105,7 @@ impl Listing {
         Self {
             key,
             dir,
-            entries: Mutex::default(),
+            read: Mutex::default(),
         }
     }
 
@@ -366,7 +373,10 @@ impl Engine {
         let listing = self.listing(handle)?;
         if offset == 0 {
             // These first: one that is published meanwhile is then found twice, and not never.
-            let provisional = self.state.lock().tree.provisional_names(listing.key);
+            let (provisional, versions) = {
+                let tree = &self.state.lock().tree;
+                (tree.provisional_names(listing.key), tree.versions())
+            };
             let mut entries = match &listing.dir {
                 Some(dir) => dir.list()?,
                 None => Vec::new(),
@@ -376,27 +386,56 @@ impl Engine {
                 entries.retain(|e| !is_hidden(ROOT, &e.name) && Some(e.ino) != own);
             }
             self.add_provisional(provisional, &mut entries);
-            *listing.entries.lock() = Arc::new(entries);
+            let entries = Arc::new(entries);
+            *listing.read.lock() = Read { entries, versions };
         }
-        let entries = listing.entries.lock().clone();
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let dev = self.root_identity.dev;
-        let mut state = self.state.lock();
-        let page = entries.iter().enumerate().skip(start).take(PAGE);
-        let page = page.map(|(index, entry)| {
-            let reported = match state.tree.child(listing.key, &entry.name) {
-                Some(key) => state.tree.inode(key).map(|inode| inode.reported),
-                None => None,
-            };
-            let ino = entry.ino;
-            ListedEntry {
-                name: entry.name.clone(),
-                reported: reported.unwrap_or_else(|| state.tree.number(Identity { dev, ino })),
-                kind: entry.kind,
-                next: index as u64 + 1,
-            }
+        let Read { entries, versions } = listing.read.lock().clone();
+        let start = usize::try_from(offset).map_or(entries.len(), |start| start.min(entries.len()));
+        let page = &entries[start..entries.len().min(start.saturating_add(PAGE))];
+        let numbers = self.numbers_of(&listing, page, versions);
+        let page = page.iter().zip(numbers).zip(start as u64 + 1..);
+        let page = page.map(|((entry, reported), next)| ListedEntry {
+            name: entry.name.clone(),
+            reported,
+            kind: entry.kind,
+            next,
         });
         Ok(page.collect())
+    }
+
+    /// The numbers that programs see of entries that were read when so many versions had been published.
+    fn numbers_of(&self, listing: &Listing, entries: &[Listed], versions: u64) -> Vec<u64> {
+        let dev = self.root_identity.dev;
+        let mut unsure = Vec::new();
+        let mut numbers: Vec<u64> = {
+            let state: &mut State = &mut self.state.lock();
+            let fresh = state.tree.versions() == versions;
+            let number = |(index, entry): (usize, &Listed)| {
+                let known = state.tree.child(listing.key, &entry.name);
+                let known = known.and_then(|key| state.tree.inode(key));
+                let ino = entry.ino;
+                match known {
+                    Some(inode) => inode.reported,
+                    None if fresh => state.tree.number(Identity { dev, ino }),
+                    None => {
+                        unsure.push(index);
+                        ino
+                    }
+                }
+            };
+            entries.iter().enumerate().map(number).collect()
+        };
+        let Some(dir) = listing.dir.as_ref().filter(|_| !unsure.is_empty()) else {
+            return numbers;
+        };
+        // They may have another inode by now, and the one that was read has no number of theirs any more.
+        let _names = self.names.shared(listing.key);
+        for index in unsure {
+            if let Ok(stat) = dir.stat_at(&entries[index].name) {
+                numbers[index] = self.state.lock().tree.number(identity(&stat));
+            }
+        }
+        numbers
     }
 
     /// Adds the names of files being created, and leaves what has the same name in once.

@@ -4,7 +4,8 @@
 //! once where nothing has to be waited for, else later from a thread of the pool. Where to look:
 //!
 //! - [`tree`]: inodes, names and node ids. [`version`], [`transaction`]: the two kinds of content.
-//! - [`open`]: who may open what now, who waits, who is sent to look again. [`redirect`]: those who
+//! - [`open`]: who may open what now, who waits, who is sent to look again; [`create`], [`serve`]: what a
+//!   creation, and an open to read, gets. [`redirect`]: those who
 //!   were sent, and how they are led. [`waiting`]: the waiters, and the thread that looks after them.
 //! - [`append`]: files that grow by [`records`]; [`turn`]: whose turn it is; [`late`]: records that come
 //!   while a version is written. [`direct`]: files without versions. [`io`]: read, write and their kin on open handles. [`attributes`]: stat, chmod, xattrs.
@@ -26,6 +27,7 @@ pub mod attributes;
 pub mod close;
 pub mod commit;
 pub mod conflict;
+mod create;
 mod direct;
 mod in_place;
 pub mod io;
@@ -40,6 +42,7 @@ pub mod offline;
 pub mod open;
 mod records;
 mod redirect;
+mod serve;
 mod status;
 pub mod superseded;
 pub mod transaction;

@@ -2,25 +2,21 @@
 
 use super::append::appends_by_rule;
 use super::io::Handle;
-use super::lookup::Entry;
-use super::make::NewMode;
 use super::redirect::Redirect;
 use super::transaction::{Phase, Transaction, Writer};
-use super::tree::{Inode, Key, NodeId};
+use super::tree::{Key, NodeId};
 use super::turn::Turn;
 use super::version::Version;
 use super::waiting::Parked;
 use super::{Caller, Done, Engine, State};
-use crate::backing::shadow::Shadow;
+use crate::backing::Errno;
 use crate::backing::store::Store;
-use crate::backing::{Dir, Errno, Identity, Stamp, Stat, descriptors, identity, stamp};
 use crate::config::Readers;
 use crate::leases::{Acquire, Kind, OwnerId, Wanted};
 use crate::rules::Policy;
 use crate::sync::Arc;
 use log::warn;
-use rustix::fs::{FileType, OFlags};
-use std::ffi::OsStr;
+use rustix::fs::FileType;
 use std::time::Duration;
 
 /// What an open(2) asked for, as far as it matters here.
@@ -513,136 +509,6 @@ impl Engine {
         transaction
     }
 
-    /// Sends an opener of a superseded version to the current one, which stays open for it.
-    fn send_to_current(&self, wish: &Wish) -> Errno {
-        match self.version(wish.inode) {
-            Ok((target, version)) => {
-                let mut state = self.state.lock();
-                let (caller, key, from) = (wish.caller, wish.inode, wish.node);
-                state.redirect(caller, key, from, target, Some(version), None);
-                Errno::STALE
-            }
-            Err(errno) => errno,
-        }
-    }
-
-    /// Opens the version of a node id for reading; if that has been superseded just now, sends the
-    /// opener to the one that is current.
-    pub(super) fn serve_or_send(
-        &self,
-        wish: &Wish,
-        pin: Option<Arc<Version>>,
-    ) -> Result<Opened, Errno> {
-        match self.serve(wish.inode, wish.node, pin) {
-            Err(Errno::STALE) if wish.unnamed => self.serve_here(wish.inode),
-            Err(Errno::STALE) => Err(self.send_to_current(wish)),
-            other => other,
-        }
-    }
-
-    /// Opens the current version by the node id of one that is gone: the opener holds that by
-    /// `O_PATH` and came by a magic link, so it can't be sent to another.
-    fn serve_here(&self, key: Key) -> Result<Opened, Errno> {
-        let (_, version) = self.version(key)?;
-        let handle = self.add_handle(Handle::reader(version, true));
-        let on = OpenedOn::Backing;
-        Ok(Opened { handle, on })
-    }
-
-    /// The current version of a file, opened if it is not open.
-    ///
-    /// # Errors
-    /// `ESTALE` if it is not the file any more: that was changed behind the mount.
-    pub(super) fn version(&self, key: Key) -> Result<(NodeId, Arc<Version>), Errno> {
-        let (node, version, _) = self.version_seen(key)?;
-        Ok((node, version))
-    }
-
-    /// The same, and what tells its content from an earlier one of the same inode.
-    fn version_seen(&self, key: Key) -> Result<(NodeId, Arc<Version>, Stamp), Errno> {
-        self.at_place(key, |dir, name, identity| {
-            if let Some((node, version)) = self.open_version(key) {
-                let stat = look(dir, name, identity)?;
-                return Ok((node, version, stamp(&stat)));
-            }
-            if self.is_torn(key) {
-                return Err(Errno::IO);
-            }
-            let file = dir.open_file(name, OFlags::RDONLY, identity);
-            let file = descriptors::staying(file.map_err(gone)?)?;
-            let stat = rustix::fs::fstat(&file)?;
-            let (linked, stamp) = (stat.st_nlink > 1, stamp(&stat));
-            let may_change = self.may_be_rewritten(dir, &file, &stat);
-            let version = self.new_version(key, Arc::new(file), may_change, false);
-            // Somebody may have opened it meanwhile; all must share one.
-            let mut state = self.state.lock();
-            let inode = state.tree.inode_mut(key).ok_or(Errno::STALE)?;
-            inode.linked = linked;
-            let current = inode.current;
-            if let (_, Some(open)) = state.tree.alive(current) {
-                return Ok((current, open, stamp));
-            }
-            state.tree.opened(current, &version);
-            Ok((current, version, stamp))
-        })
-    }
-
-    /// The current version, if somebody has it open.
-    fn open_version(&self, key: Key) -> Option<(NodeId, Arc<Version>)> {
-        let state = self.state.lock();
-        let current = state.tree.inode(key)?.current;
-        Some((current, state.tree.alive(current).1?))
-    }
-
-    /// Opens the version of a node id for reading.
-    pub(super) fn serve(
-        &self,
-        key: Key,
-        node: NodeId,
-        pin: Option<Arc<Version>>,
-    ) -> Result<Opened, Errno> {
-        // What is not at a name in BACKING can't have been changed there.
-        let elsewhere = || {
-            let state = self.state.lock();
-            let named = |inode: &Inode| inode.current == node && !inode.names.is_empty();
-            let named = state.tree.inode(key).is_some_and(named);
-            state.tree.alive(node).1.filter(|_| !named)
-        };
-        let (version, unchanged) = match pin.or_else(elsewhere) {
-            Some(version) => (version, true),
-            None => {
-                let (current, version, stamp) = self.version_seen(key)?;
-                if current != node {
-                    return Err(Errno::STALE);
-                }
-                (version, self.is_unchanged(key, node, stamp))
-            }
-        };
-        let flush = self.is_locked(key);
-        let handle = self.add_handle(Handle::reader(version.clone(), flush));
-        let on = OpenedOn::Version {
-            version,
-            flush,
-            unchanged,
-        };
-        Ok(Opened { handle, on })
-    }
-
-    /// Has a version still the content of which the kernel may have cached some? If not, it was
-    /// edited behind the mount, and what the kernel knows of its size and times goes.
-    fn is_unchanged(&self, key: Key, node: NodeId, stamp: Stamp) -> bool {
-        let before = {
-            let mut state = self.state.lock();
-            let inode = state.tree.inode_mut(key).filter(|i| i.current == node);
-            inode.and_then(|inode| inode.opened_with.replace(Box::new(stamp)))
-        };
-        let unchanged = before.is_none_or(|before| *before == stamp);
-        if let (false, Some(kernel)) = (unchanged, self.kernel.get()) {
-            kernel.drop_attributes(node);
-        }
-        unchanged
-    }
-
     /// Opens a transaction's private version.
     fn join(
         self: &Arc<Self>,
@@ -718,182 +584,6 @@ impl Engine {
             transaction.inner.lock().watch = watch;
         }
         Ok(())
-    }
-
-    /// open(2) with `O_CREAT` of a name that the kernel believes free.
-    ///
-    /// # Errors
-    /// `EEXIST` with `O_EXCL` if it is not free, else `ESTALE` to have it looked up; what making a
-    /// file there says.
-    pub fn create(
-        self: &Arc<Self>,
-        caller: Caller,
-        parent: NodeId,
-        name: &OsStr,
-        mode: NewMode,
-        flags: OpenFlags,
-    ) -> Result<(Entry, Opened), Errno> {
-        self.check_descriptors()?;
-        let writer = self.writer(caller);
-        let store = self.store()?;
-        let (parent, left_behind, spent) = {
-            let mut state = self.state.lock();
-            let (key, _) = state.tree.inode_of(parent).ok_or(Errno::STALE)?;
-            let redirect = state.take_redirect(caller.tid);
-            let spent = state.was_spent_on_nothing(caller.tid);
-            (key, redirect.and_then(|r| r.transaction), spent)
-        };
-        if let Some(transaction) = left_behind {
-            self.abandon_pending(&transaction);
-        }
-        self.check_name(parent, name)?;
-        let taken = match (flags.exclusive, spent) {
-            (true, _) => Errno::EXIST,
-            (false, false) => Errno::STALE,
-            (false, true) => Errno::INTR,
-        };
-        let sent_elsewhere = || {
-            if taken == Errno::STALE {
-                let mut state = self.state.lock();
-                let wants = Some(writer.clone()).filter(|_| !flags.only_appends());
-                state.send_elsewhere(caller.tid, wants);
-            }
-            taken
-        };
-        let treatment = self.treatment_at(parent, name);
-        let direct = treatment.is_direct();
-        let appends = flags.append && appends_by_rule(Some(&treatment), flags.truncate);
-        if !direct && !appends {
-            check_known(caller)?;
-        }
-        if !flags.write && !direct {
-            let made = self.create_to_read(caller, parent, name, mode);
-            return made.map_err(|errno| match errno {
-                Errno::EXIST => sent_elsewhere(),
-                other => other,
-            });
-        }
-        let _names = self.names.exclusive([parent]);
-        if self.is_provisional(parent, name) {
-            return Err(sent_elsewhere());
-        }
-        let dir = self.dir(parent)?;
-        match dir.stat_at(name) {
-            Err(Errno::NOENT) => {}
-            Ok(_) => return Err(sent_elsewhere()),
-            Err(e) => return Err(e),
-        }
-        if direct {
-            return match self.create_direct((caller, &writer), (parent, &dir), name, mode, flags) {
-                Err(Errno::EXIST) => Err(sent_elsewhere()),
-                other => other,
-            };
-        }
-        if appends {
-            return match self.create_append((caller, &writer), (parent, &dir), name, mode, flags) {
-                Err(Errno::EXIST) => Err(sent_elsewhere()),
-                other => other,
-            };
-        }
-        let shadow = self.making(caller, mode.umask, || {
-            Shadow::create(&dir, store, mode.bits)
-        })?;
-        let stat = rustix::fs::fstat(shadow.file())?;
-        let watch = match flags.read_write {
-            true => self.processes.watch(writer.process),
-            false => None,
-        };
-        let transaction = {
-            let mut state = self.state.lock();
-            let identity = identity(&stat);
-            let key = state.tree.provisional(identity, parent, name);
-            // A new inode: nobody else can hold it.
-            let granted = self.lease_at_once(&mut state, key, caller.tid);
-            debug_assert_eq!(granted, Acquire::Granted);
-            let transaction = self.begin(&mut state, key, writer, Phase::Open);
-            // Before anybody can see it.
-            let mut inner = transaction.inner.lock();
-            inner.shadow = Some(Arc::new(shadow));
-            inner.dirty = true;
-            inner.handles = 1;
-            inner.unclosed = 1;
-            inner.mappable = flags.read_write;
-            inner.readable = !flags.write || flags.read_write;
-            inner.appends = flags.append;
-            inner.watch = watch;
-            drop(inner);
-            state.tree.looked_up(transaction.node);
-            transaction
-        };
-        let entry = Entry::private(&transaction, stat);
-        let handle = self.add_handle(Handle::transaction(transaction, flags.write, true));
-        let on = OpenedOn::Transaction { flush: true };
-        Ok((entry, Opened { handle, on }))
-    }
-
-    /// The same for a handle that can't write: there is nothing to wait for, so the file is there
-    /// at once, and empty. A lock file that is only ever locked is made so (flock(1)).
-    fn create_to_read(
-        &self,
-        caller: Caller,
-        parent: Key,
-        name: &OsStr,
-        mode: NewMode,
-    ) -> Result<(Entry, Opened), Errno> {
-        let mut created = None;
-        let make = |dir: &crate::backing::Dir| {
-            let file = dir.create_file(name, OFlags::RDONLY, mode.bits)?;
-            created = Some((dir.clone(), file));
-            Ok(())
-        };
-        let entry = self.make(caller, parent, name, mode.umask, make)?;
-        let created = created.map(|(dir, file)| {
-            let may_change = self.may_be_rewritten(&dir, &file, &rustix::fs::fstat(&file)?);
-            let key = self.key_of(entry.node)?;
-            Ok(self.new_version(key, Arc::new(file), may_change, false))
-        });
-        let created = created.transpose()?;
-        let version = {
-            let mut state = self.state.lock();
-            let open = state.tree.alive(entry.node).1;
-            match (open, created) {
-                (Some(open), _) => Ok(open),
-                (None, Some(created)) if state.tree.opened(entry.node, &created) => Ok(created),
-                _ => Err(Errno::STALE),
-            }
-        };
-        let version = version.inspect_err(|_| self.forget(entry.node, 1))?;
-        // Most programs that make a file in order to read it want to lock it, like flock(1).
-        let flush = true;
-        let handle = self.add_handle(Handle::reader(version.clone(), flush));
-        let on = OpenedOn::Version {
-            version,
-            flush,
-            unchanged: true,
-        };
-        Ok((entry, Opened { handle, on }))
-    }
-}
-
-/// What the regular file of a name is like, if it is still that one.
-///
-/// # Errors
-/// `ESTALE` if it was replaced or removed behind the mount.
-pub(super) fn look(dir: &Dir, name: &OsStr, who: Identity) -> Result<Stat, Errno> {
-    let stat = dir.stat_at(name).map_err(gone)?;
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    match identity(&stat) == who && kind == FileType::RegularFile {
-        true => Ok(stat),
-        false => Err(Errno::STALE),
-    }
-}
-
-/// What was removed behind the mount, or is something else that has got its inode number, is to be
-/// looked up again.
-fn gone(errno: Errno) -> Errno {
-    match errno {
-        Errno::NOENT | Errno::INVAL => Errno::STALE,
-        other => other,
     }
 }
 

@@ -426,6 +426,35 @@ fn a_file_keeps_its_number_through_its_versions() {
 }
 
 #[test]
+fn a_listing_that_was_read_before_an_update_tells_the_files_number() {
+    use std::os::unix::fs::MetadataExt;
+    let bench = Bench::with_file("old");
+    let first = bench.lookup(2).expect("found");
+    let handle = bench.engine.open_dir(ROOT_NODE).expect("a handle");
+    let page = |offset| bench.engine.read_dir(handle, offset).expect("a page");
+    // What comes first is read anew when the first page is asked for.
+    let more = ["a", "b", "c", "d", "e", "g", "h", "i", "j", "k"];
+    let mut more = more.iter().map(|name| bench.dir.path().join(name));
+    while page(0)[0].name == "f" {
+        std::fs::write(more.next().expect("f is not always first"), "").expect("a file");
+    }
+    let opened = bench.open(1, UPDATE).expect("opened");
+    let private = bench.lookup(1).expect("found").node;
+    bench.write(1, &opened, "new").expect("written");
+    bench.close(1, &opened).expect("committed");
+    for node in [first.node, private] {
+        bench.engine.forget(node, u64::MAX);
+    }
+    let known = |state: &super::State| state.tree.child(super::ROOT, OsStr::new("f"));
+    assert_eq!(known(&bench.engine.state.lock()), None);
+    let listed = page(1).into_iter().find(|entry| entry.name == "f");
+    let reported = listed.expect("it is listed").reported;
+    assert_eq!(reported, first.attributes.reported);
+    let behind = std::fs::metadata(bench.dir.path().join("f")).expect("the file");
+    assert_ne!(reported, behind.ino(), "it is another inode");
+}
+
+#[test]
 fn an_open_for_update_that_writes_nothing_changes_nothing() {
     let bench = Bench::with_file("old");
     let before = bench.lookup(1).expect("found").attributes.stat.st_ino;

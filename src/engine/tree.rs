@@ -236,6 +236,8 @@ pub struct Tree {
     dropped_dirs: Vec<Key>,
     /// How many inodes were dropped so far.
     dropped: u64,
+    /// How many versions were published so far.
+    versions: u64,
     device: u64,
     next: u64,
     next_number: u64,
@@ -256,6 +258,7 @@ impl Tree {
             taken: Map::default(),
             dropped_dirs: Vec::new(),
             dropped: 0,
+            versions: 0,
             device: root.dev,
             next: ROOT.0,
             next_number: RENUMBERED,
@@ -365,6 +368,11 @@ impl Tree {
     /// How many inodes were known once and are not any more.
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// How many versions were published so far.
+    pub fn versions(&self) -> u64 {
+        self.versions
     }
 
     /// The directories that were dropped since this was last asked.
@@ -503,6 +511,7 @@ impl Tree {
         let Some(inode) = self.inodes.get_mut(&key) else {
             return;
         };
+        self.versions += 1;
         inode.appended = false;
         let old = inode.identity.replace(identity);
         let reported = inode.reported;

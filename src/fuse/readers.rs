@@ -41,11 +41,12 @@ impl Readers {
         }
     }
 
-    /// The calling event thread is done with a request of a program that writes. It rests if no other does, as
-    /// long as more of them come and are taken.
+    /// The calling event thread is done with a request of a program that writes. It rests if no other does and
+    /// no request waits for it, as long as more of them come and are taken.
     pub(super) fn rest(&self) {
         let mut before = self.written.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.resting.swap(true, Ordering::Relaxed) {
+        let resting = || self.resting.load(Ordering::Relaxed);
+        if resting() || self.are_left() || self.resting.swap(true, Ordering::Relaxed) {
             return;
         }
         loop {
@@ -133,9 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_has_ended_lets_nobody_rest() {
-        let (readers, writer) = readers();
+    fn nobody_rests_while_requests_wait_or_when_the_session_has_ended() {
+        let (readers, mut writer) = readers();
+        assert!(!readers.are_left());
+        writer.write_all(b"a request").expect("written");
+        readers.rest();
         drop(writer);
-        assert!(readers.are_left());
+        readers.rest();
+        assert!(readers.are_left() && !readers.resting.load(Ordering::Relaxed));
     }
 }
