@@ -365,6 +365,23 @@ fn attributes_set_by_others_meanwhile_survive_the_commit() {
 }
 
 #[test]
+fn a_writers_descriptor_shows_what_others_set_meanwhile() {
+    for user in BOTH {
+        let mount = options().user(user).mount();
+        mount.bash("printf old > f; chmod 644 f");
+        let mut writer = mount.spawn_python(
+            "f = open('f', 'w')\nf.write('new')\nf.flush()\nsay('half')\nhear()\n\
+             say(oct(os.fstat(f.fileno()).st_mode & 0o777))\nhear()\n",
+        );
+        writer.expect("half");
+        mount.bash("timeout 20 chmod 600 f");
+        writer.tell("look");
+        writer.expect("0o600");
+        writer.tell("end");
+    }
+}
+
+#[test]
 fn an_owner_set_by_another_meanwhile_survives_the_commit() {
     let mount = options().mount();
     let (uid, gid) = test_user();

@@ -10,7 +10,7 @@ use super::tree::{Key, NodeId};
 use super::{Caller, Done, Engine};
 use crate::backing::credentials::{APPROVED_BUT_SETGID, NOTHING, acting_as};
 use crate::backing::dir;
-use crate::backing::shadow::Shadow;
+use crate::backing::shadow::{self, Shadow};
 use crate::backing::{Errno, Stat, identity};
 use crate::leases::Acquire;
 use crate::sync::Arc;
@@ -117,14 +117,7 @@ impl Engine {
                 valid,
             });
         }
-        let stat = self.at_place(key, |dir, name, identity| {
-            let stat = dir.stat_at(name)?;
-            if crate::backing::identity(&stat) != identity {
-                return Err(Errno::STALE);
-            }
-            Ok(stat)
-        });
-        let stat = match stat {
+        let stat = match self.named_stat(key) {
             Err(Errno::STALE | Errno::NOENT) if key == super::tree::ROOT => self.root.stat()?,
             Err(Errno::STALE | Errno::NOENT) => self.last_attributes(key)?,
             other => other?,
@@ -157,31 +150,19 @@ impl Engine {
 
     /// stat(2) of a transaction's private version; `None` if it has none any more.
     fn private_stat(&self, transaction: &Transaction) -> Result<Option<Stat>, Errno> {
-        let (content, base_gone, phase, detached, replaced, owned) = {
+        let (content, base_gone, phase, detached, replaced) = {
             let inner = transaction.inner.lock();
             let truncated = inner.dirty && inner.base.is_none();
             let detached = inner.detached.is_some();
             let content = inner.content();
-            let owned = inner.attributes_of.filter(|_| !inner.explicit.owner);
-            (
-                content,
-                truncated,
-                inner.phase,
-                detached,
-                inner.replaced,
-                owned,
-            )
+            (content, truncated, inner.phase, detached, inner.replaced)
         };
         if let Some(content) = content {
             let mut stat = rustix::fs::fstat(&*content.file)?;
             if let Some(limit) = content.limit {
                 stat.st_size = stat.st_size.min(limit as _);
             }
-            if let Some(owned) = owned {
-                // Not the shadow's, where the daemon may not give that away: the commit will keep
-                // the file's inode then.
-                (stat.st_uid, stat.st_gid) = (owned.st_uid, owned.st_gid);
-            }
+            self.take_over_stat(transaction, &mut stat);
             // The shadow has no name of its own, but the file has.
             stat.st_nlink = match detached {
                 true => 0,
@@ -191,14 +172,7 @@ impl Engine {
         }
         if base_gone || phase == Phase::Pending {
             // Emptied by O_TRUNC, or about to be opened: the file's own attributes.
-            let stat = self.at_place(transaction.inode, |dir, name, who| {
-                let stat = dir.stat_at(name)?;
-                match identity(&stat) == who {
-                    true => Ok(stat),
-                    false => Err(Errno::STALE),
-                }
-            });
-            let known = stat.ok().or(replaced);
+            let known = self.named_stat(transaction.inode).ok().or(replaced);
             let Some(mut stat) = known.or_else(|| self.last_attributes(transaction.inode).ok())
             else {
                 return Ok(None);
@@ -212,6 +186,41 @@ impl Engine {
             return Ok(Some(stat));
         }
         Ok(None)
+    }
+
+    /// What of a shadow's attributes its commit will take over from the file (W11).
+    fn take_over_stat(&self, transaction: &Transaction, stat: &mut Stat) {
+        let (had, own_owner, own_mode, dropped) = {
+            let inner = transaction.inner.lock();
+            let own = &inner.explicit;
+            let dropped = inner.privileges_dropped;
+            (inner.attributes_of, own.owner, own.mode, dropped)
+        };
+        let Some(had) = had else { return };
+        let now = self.named_stat(transaction.inode).unwrap_or(had);
+        if !own_owner {
+            // Not the shadow's, where the daemon may not give that away: the commit will keep the file's
+            // inode then.
+            (stat.st_uid, stat.st_gid) = (now.st_uid, now.st_gid);
+        }
+        if !own_mode && now.st_mode != had.st_mode {
+            let in_group = transaction.writer.credentials.is_in(stat.st_gid);
+            stat.st_mode = match dropped {
+                true => shadow::mode_after_write(now.st_mode, in_group),
+                false => now.st_mode,
+            };
+        }
+    }
+
+    /// stat(2) of the file of BACKING, by its name.
+    fn named_stat(&self, key: Key) -> Result<Stat, Errno> {
+        self.at_place(key, |dir, name, who| {
+            let stat = dir.stat_at(name)?;
+            match identity(&stat) == who {
+                true => Ok(stat),
+                false => Err(Errno::STALE),
+            }
+        })
     }
 
     /// How many names a file has: those that it will have, if it is being created.
