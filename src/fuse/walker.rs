@@ -36,12 +36,26 @@ pub(super) fn start(
     builder.spawn(move || {
         // Never dropped here: what it would close then would not be this thread's.
         let engine = ManuallyDrop::new(engine);
+        block_signals();
         if let Err(errno) = leave_descriptors() {
             return warn!("inotify watchers of files will not hear of commits: {errno}");
         }
         walk(&engine, &mountpoint, &inbox);
     })?;
     Ok(sender)
+}
+
+/// Leaves the process's signals to its other threads: what is done on one writes to a descriptor, which this thread
+/// has not, and the signal would be lost. (A process that goes on after SIGSTOP hands what it was sent meanwhile
+/// to any of its threads.)
+fn block_signals() {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset(3) initialises the set, and cannot fail; pthread_sigmask(3) reads it, and changes the mask of
+    // this thread only.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut());
+    }
 }
 
 /// Gives the calling thread a table of descriptors of its own, with nothing in it.

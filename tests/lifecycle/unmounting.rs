@@ -110,6 +110,30 @@ fn a_daemon_that_does_not_answer_is_told_of_and_unmounts_when_it_can() {
 }
 
 #[test]
+fn no_signal_is_handled_by_the_thread_that_has_no_descriptors() {
+    let mount = options().mount();
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", mount.daemon())).expect("its threads");
+    let walkers: Vec<String> = tasks
+        .map(|task| task.expect("a thread").path())
+        .filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|c| c == "walker\n"))
+        .map(|task| std::fs::read_to_string(task.join("status")).expect("its status"))
+        .collect();
+    let [status] = &walkers[..] else {
+        panic!("not one walker: {walkers:?}");
+    };
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    let blocked = u64::from_str_radix(blocked.expect("a mask").trim(), 16).expect("hexadecimal");
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        assert_ne!(
+            blocked & 1 << (signal - 1),
+            0,
+            "signal {signal}: {blocked:x}"
+        );
+    }
+    mount.unmount();
+}
+
+#[test]
 fn a_hangup_does_not_end_the_mount() {
     let mount = options().mount();
     kill(mount.daemon(), "HUP");
