@@ -9,15 +9,16 @@ import fsmount
 import places
 import rows
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 THREADS = 100
 HELD = re.compile(r"locks: ([\d.]+) % at most (\d+) us (\d+) times (\S+):(\d+)")
 # Locks that are held for less than this, in per cent of the time, are left out.
 LEAST = 0.05
 
 
-def name_of(root, path, line):
+def name_of(path, line):
     """The field that is made there, if the line says so, and the file."""
-    with open(os.path.join(root, path), encoding="utf-8") as f:
+    with open(os.path.join(ROOT, path), encoding="utf-8") as f:
         text = f.read().splitlines()[int(line) - 1].strip()
     field = re.match(r"(\w+):", text)
     return f"`{field.group(1)}` in `{path}`" if field else f"`{path}`"
@@ -40,12 +41,11 @@ def reported(log):
 
 
 def table(base, where, options):
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     lines = [f"{THREADS} threads, each with a file of its own, update it again and again:", "",
              "| files | lock | held alone, % of the time | longest, us | taken |", "|---|---|---:|---:|---:|"]
     for what, operation in [("in one directory", "writers"), ("in a directory each", "writers-apart")]:
-        backing, mountpoint, log = (os.path.join(base, f"{operation}.{name}") for name in ("backing", "mount", "log"))
-        backing = os.path.join(where, os.path.basename(backing))
+        backing = os.path.join(where, operation)
+        mountpoint, log = (os.path.join(base, f"{operation}.{name}") for name in ("mount", "log"))
         os.mkdir(backing)
         fsmount.mount([options.latchfs, "mount", "-v", "--log-file", log, backing, mountpoint], mountpoint)
         place = places.Place("latchfs", mountpoint, backing, options)
@@ -53,5 +53,5 @@ def table(base, where, options):
         fsmount.unmount([options.latchfs, "umount", mountpoint], mountpoint)
         for share, longest, times, path, line in sorted(reported(log), reverse=True):
             if share >= LEAST:
-                lines.append(f"| {what} | {name_of(root, path, line)} | {share:.2f} | {longest:,} | {times:,} |")
+                lines.append(f"| {what} | {name_of(path, line)} | {share:.2f} | {longest:,} | {times:,} |")
     return "\n".join(lines)

@@ -356,8 +356,8 @@ static void create_files(char **argv) {
     print_samples(samples, count);
 }
 
-/* From the close() of one process to the return of the open() of another that waited for it. */
-/* Two writers that are no relations: what a parent and its child share has to be looked for in more places. */
+/* From the close() of one process to the return of the open() of another that waited for it.
+ * Two writers that are no relations: what a parent and its child share has to be looked for in more places. */
 static void hand_over(char **argv) {
     long count = atol(argv[2]);
     int64_t *samples = calloc((size_t)count, sizeof *samples);
@@ -385,8 +385,8 @@ static void hand_over(char **argv) {
         _exit(0);
     }
     for (long i = 0; i < count; i++) {
-        char bytes[3];
-        must(write(order[0][1], "", 1) == 1 && read(done[0], bytes, 1) == 1, "the first writer opens");
+        char byte;
+        must(write(order[0][1], "", 1) == 1 && read(done[0], &byte, 1) == 1, "the first writer opens");
         must(write(order[1][1], "", 1) == 1, "the second waits");
         struct timespec pause = {.tv_nsec = 1000000};
         for (int calm = 0; calm < 5;) {
@@ -394,9 +394,9 @@ static void hand_over(char **argv) {
             calm = asleep(writers[1]) ? calm + 1 : 0;
         }
         must(write(order[0][1], "", 1) == 1, "the first closes");
-        for (int got = 0; got < 2;) got += (int)read(done[0], bytes, 1);
+        for (int got = 0; got < 2;) got += (int)read(done[0], &byte, 1);
         samples[i] = at->opened - at->closes;
-        must(write(order[1][1], "", 1) == 1 && read(done[0], bytes, 1) == 1, "the second closes");
+        must(write(order[1][1], "", 1) == 1 && read(done[0], &byte, 1) == 1, "the second closes");
     }
     for (int w = 0; w < 2; w++) must(kill(writers[w], SIGKILL) == 0 && waitpid(writers[w], NULL, 0) > 0, "kill");
     print_samples(samples, count);

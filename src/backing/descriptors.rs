@@ -17,10 +17,7 @@ const RESERVE: u64 = 128;
 pub fn check(any: impl AsFd) -> Result<(), Errno> {
     // The kernel gives the lowest number that is free, and to open a file takes two for a moment.
     let first = fcntl_dupfd_cloexec(&any, 0)?;
-    match may_stay(&fcntl_dupfd_cloexec(&first, 0)?) {
-        true => Ok(()),
-        false => Err(Errno::MFILE),
-    }
+    staying(fcntl_dupfd_cloexec(&first, 0)?).map(drop)
 }
 
 /// What was opened to stay open, if it may. The same for what takes no more than that one descriptor, and

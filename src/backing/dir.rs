@@ -93,6 +93,18 @@ impl Dir {
         rustix::fs::statat(self, check_component(name)?, AtFlags::SYMLINK_NOFOLLOW)
     }
 
+    /// The same of the file that is expected to have the name.
+    ///
+    /// # Errors
+    /// `ESTALE` if another has it; those of [`Dir::stat_at`].
+    pub fn stat_as(&self, name: &OsStr, expected: Identity) -> Result<Stat, Errno> {
+        let stat = self.stat_at(name)?;
+        match identity(&stat) == expected {
+            true => Ok(stat),
+            false => Err(Errno::STALE),
+        }
+    }
+
     /// A descriptor that only names the file: for calls that act on an inode, not on content.
     ///
     /// # Errors

@@ -189,19 +189,13 @@ impl Store {
         format!("latchfs kept restore {} {id}", shell_word(&self.shown))
     }
 
-    /// Removes a name of `tmp`, and those that could not be removed before. Where that fails, it is
-    /// tried again with the next one, at the end of the mount, and by the next mount.
-    pub fn discard(&self, name: OsString) {
-        self.discard_later(name);
-        self.discard_what_is_left();
-    }
-
-    /// Has a name of `tmp` removed with the next ones that are: to free a large file takes long.
+    /// Has a name of `tmp` removed by the next [`Store::discard_what_is_left`]: to free a large file takes long.
     pub fn discard_later(&self, name: OsString) {
         self.left.lock().push(name);
     }
 
-    /// Removes what was to be removed later, and what could not be removed before.
+    /// Removes what was to be removed later. Where that fails, it is tried again the next time, at the end of
+    /// the mount, and by the next mount.
     pub fn discard_what_is_left(&self) {
         let mut left = std::mem::take(&mut *self.left.lock());
         left.retain(|name| !matches!(self.tmp.unlink(name), Ok(()) | Err(Errno::NOENT)));

@@ -37,9 +37,8 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
 use log::{error, warn};
 use rustix::fs::{FallocateFlags, OFlags};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
-use std::path::PathBuf;
 
 /// An open handle with `O_APPEND`.
 #[derive(Debug)]
@@ -92,18 +91,15 @@ impl Engine {
         may_change: bool,
         fresh: bool,
     ) -> Arc<Version> {
-        let (known, path) = {
+        let known = {
             let state = self.state.lock();
             let appended = state.tree.inode(key).is_some_and(|inode| inode.appended);
-            let known = appended && !fresh || state.appenders.contains_key(&key);
-            (known, state.tree.path(key))
+            appended && !fresh || state.appenders.contains_key(&key)
         };
-        let by_rule = |path: Vec<OsString>| {
-            let path: PathBuf = path.into_iter().collect();
-            self.settings().treatment(&path).policy == Some(Policy::Append)
-        };
+        let treatment = || self.treatment_of(&self.state.lock(), key);
+        let by_rule = || treatment().and_then(|t| t.policy) == Some(Policy::Append);
         // Whoever opens an empty file to read it waits for something to be appended.
-        let grows = known || length(&file) == Ok(0) || path.is_some_and(by_rule);
+        let grows = known || length(&file) == Ok(0) || by_rule();
         match grows {
             true => Version::growing(file, Growth::new(None, None)),
             false => Version::new(file, may_change),

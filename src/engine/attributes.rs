@@ -11,7 +11,7 @@ use super::{Caller, Done, Engine};
 use crate::backing::credentials::{APPROVED_BUT_SETGID, NOTHING, acting_as};
 use crate::backing::dir;
 use crate::backing::shadow::{self, Shadow};
-use crate::backing::{Errno, Stat, identity};
+use crate::backing::{Errno, Stat};
 use crate::leases::Acquire;
 use crate::sync::Arc;
 use rustix::fs::Timestamps;
@@ -214,13 +214,7 @@ impl Engine {
 
     /// stat(2) of the file of BACKING, by its name.
     fn named_stat(&self, key: Key) -> Result<Stat, Errno> {
-        self.at_place(key, |dir, name, who| {
-            let stat = dir.stat_at(name)?;
-            match identity(&stat) == who {
-                true => Ok(stat),
-                false => Err(Errno::STALE),
-            }
-        })
+        self.at_place(key, |dir, name, who| dir.stat_as(name, who))
     }
 
     /// How many names a file has: those that it will have, if it is being created.

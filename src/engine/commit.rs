@@ -377,10 +377,7 @@ impl Engine {
         shadow: &Shadow,
     ) -> Result<(), Errno> {
         let taken = self.at_place(transaction.inode, |dir, name, who| {
-            let stat = dir.stat_at(name)?;
-            if identity(&stat) != who {
-                return Err(Errno::STALE);
-            }
+            let stat = dir.stat_as(name, who)?;
             Ok(self.take_over_attributes(transaction, shadow, (dir, name), &stat))
         });
         taken.map_or(Ok(()), |taken| taken.map(drop))

@@ -145,11 +145,8 @@ impl Engine {
     /// `ESTALE` or `ENOENT` if it is not there.
     pub(super) fn note_base(&self, transaction: &Transaction) -> Result<(), Errno> {
         self.at_place(transaction.inode, |dir, name, who| {
-            let stat = dir.stat_at(name)?;
+            let stat = dir.stat_as(name, who)?;
             let seen = Seen::of(&stat);
-            if seen.identity != who {
-                return Err(Errno::STALE);
-            }
             // While the names are locked: see noting_times().
             let mut inner = transaction.inner.lock();
             inner.replaced = Some(stat);

@@ -5,7 +5,7 @@ use super::io::Handle;
 use super::open::{Opened, OpenedOn, Wish};
 use super::tree::{Inode, Key, NodeId};
 use super::version::Version;
-use crate::backing::{Dir, Errno, Identity, Stamp, Stat, descriptors, identity, stamp};
+use crate::backing::{Dir, Errno, Identity, Stamp, Stat, descriptors, stamp};
 use crate::sync::Arc;
 use rustix::fs::{FileType, OFlags};
 use std::ffi::OsStr;
@@ -147,11 +147,10 @@ impl Engine {
 /// # Errors
 /// `ESTALE` if it was replaced or removed behind the mount.
 pub(super) fn look(dir: &Dir, name: &OsStr, who: Identity) -> Result<Stat, Errno> {
-    let stat = dir.stat_at(name).map_err(gone)?;
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    match identity(&stat) == who && kind == FileType::RegularFile {
-        true => Ok(stat),
-        false => Err(Errno::STALE),
+    let stat = dir.stat_as(name, who).map_err(gone)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(stat),
+        _ => Err(Errno::STALE),
     }
 }
 

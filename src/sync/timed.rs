@@ -30,7 +30,7 @@ type Sites = parking_lot::Mutex<BTreeMap<(&'static str, u32), &'static Site>>;
 static SITES: Sites = parking_lot::Mutex::new(BTreeMap::new());
 static BEGAN: OnceLock<Instant> = OnceLock::new();
 
-/// From now on times are noted anew.
+/// The time that locks could be held begins here.
 pub fn begin_report() {
     let _ = BEGAN.set(Instant::now());
 }
